@@ -1,0 +1,37 @@
+# Each target works alone on a fresh machine with Python 3.11 or newer and make.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+STAMP := .venv/.installed
+
+.PHONY: help demo test lab readme clean .venv
+help:  ## list the targets
+	@grep -E '^[a-z.]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+.venv: $(STAMP)  ## make the virtual environment and install everything
+$(STAMP): settings.ini setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "videop2r needs Python 3.11 or newer; this is $$($(PYTHON) --version). Use make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## run the whole pipeline in small; options in ARGS
+	$(BIN)/videop2r demo $(ARGS)
+
+test: $(STAMP)  ## notebooks, tests, generated files, and the demo's smoke preset
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 nbs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/unchanged.py
+	rm -rf runs/test-smoke
+	$(BIN)/videop2r demo --preset smoke --out runs/test-smoke
+	@echo "make test: notebooks, tests, generated files and the smoke demo passed"
+
+lab: $(STAMP)  ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab nbs
+
+readme: $(STAMP)  ## make README.md from nbs/index.ipynb
+	$(BIN)/python scripts/readme.py
+
+clean:  ## remove the environment, runs and caches
+	rm -rf .venv runs build dist *.egg-info .pytest_cache .hypothesis
