@@ -1,0 +1,203 @@
+"Records and plans under bad input, at size, and without a tensor library."
+import gzip, json, random, subprocess, sys
+import pytest
+from hypothesis import given, settings, strategies as st
+from videop2r.data import Record, RecordError, counts, read_jsonl, read_records, resolve, stratified, unique, write_jsonl
+from videop2r.families import FAMILIES, Settings, SHAPES, family_of, plan, shape_of
+
+GOOD = dict(problem_id="1", problem="Which way?", problem_type="multiple choice", data_type="video", path="./a/1.mp4",
+            options=["A. left", "B. right"], solution="<answer>B</answer>")
+AS_STRINGS = {**{k: str(v) for k, v in GOOD.items()}, "reward": "0.75", "select": "False", "answer": "B", "observation": "", "process": "", "output": ""}
+
+
+def written(path, text, pack=False):
+    with (gzip.open if pack else open)(path, "wt", encoding="utf-8") as f: f.write(text)
+    return path
+
+
+@pytest.mark.parametrize("module", ["data", "families"])
+def test_no_torch(module):
+    code = f"import sys, videop2r.{module}; print(sorted({{'torch', 'transformers', 'numpy', 'PIL'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_plan_and_readers_need_no_torch(tmp_path):
+    file = written(tmp_path / "a.jsonl", json.dumps(GOOD))
+    code = f"import sys; from videop2r.data import *; from videop2r.families import *; list(read_records({str(file)!r})); plan('3b')._repr_markdown_(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_all_string_quirk_equals_typed(tmp_path):
+    r = Record.from_dict(AS_STRINGS)
+    assert (r.options, r.reward, r.select, r.truth) == (GOOD["options"], .75, False, "B")
+    file = written(tmp_path / "rl.json.gz", json.dumps([AS_STRINGS]), pack=True)
+    assert list(read_records(file)) == [r]
+
+
+@pytest.mark.parametrize("change, field, remedy", [
+    (dict(problem_type="essay"), "problem_type", "free-form"), (dict(problem_type=""), "problem_type", "free-form"),
+    (dict(data_type="audio"), "data_type", "video"), (dict(path=""), "path", "media folder"), (dict(path=None), "path", "media folder"),
+    (dict(path="https://a.b/c.mp4"), "path", "nothing is downloaded"), (dict(path="a\0b"), "path", "nothing is downloaded"),
+    (dict(options=[]), "options", "at least two"), (dict(options="['A. left' 'B. right']"), "options", "at least two"),
+    (dict(options="A. left"), "options", "JSON list"), (dict(options="{[]: 1}"), "options", "JSON list"), (dict(options={"A": "left"}), "options", "give a list"),
+    (dict(options=[["A"], "B"]), "options", "give text"), (dict(solution="", answer=""), "solution", "ground truth"),
+    (dict(solution="<answer>C</answer>"), "solution", "letter"), (dict(problem=" "), "problem", "question"), (dict(problem=["x"]), "problem", "text"),
+    (dict(problem_id=None), "problem_id", "id of its own"), (dict(reward="high"), "reward", "finite"), (dict(reward="inf"), "reward", "finite"),
+    (dict(select="maybe"), "select", "true or false")])
+def test_bad_record_is_named(tmp_path, change, field, remedy):
+    file, bad = written(tmp_path / "t.jsonl", "\n".join(json.dumps(d) for d in (GOOD, {**GOOD, **change}, {**GOOD, "problem_id": "3"}))), []
+    assert [r.problem_id for r in read_records(file, bad.append)] == ["1", "3"]
+    assert len(bad) == 1 and bad[0].field == field
+    assert "t.jsonl:2" in str(bad[0]) and f"`{field}`" in str(bad[0]) and remedy in str(bad[0]) and "\n" not in str(bad[0])
+    with pytest.raises(RecordError): list(read_records(file))
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", "3", "null", '"x"', "[" * 100_000, '{"problem_id": 1'])
+def test_bad_line_costs_only_itself(tmp_path, line):
+    bad = []
+    assert len(read_jsonl(written(tmp_path / "t.jsonl", f"{json.dumps(GOOD)}\n{line}\n\n{json.dumps(GOOD)}\n"), bad.append)) == 2
+    assert len(bad) == 1 and bad[0].where == "t.jsonl:2"
+
+
+@pytest.mark.parametrize("text", ["", "{}", '[{"a": 1', "[", '[{"a": 1}, nonsense]', "plain"])
+def test_broken_list_raises_even_when_bad_records_are_tolerated(tmp_path, text):
+    with pytest.raises(RecordError, match="t.json"): list(read_records(written(tmp_path / "t.json", text), lambda e: None))
+
+
+def test_truncated_and_false_archives(tmp_path):
+    whole = gzip.compress(json.dumps([{**GOOD, "problem": str(random.random())} for _ in range(3000)]).encode())
+    for name, data in (("cut", whole[:-500]), ("plain", b"[]"), ("corrupt", whole[:400] + b"\0" * 50 + whole[450:])):
+        (tmp_path / f"{name}.json.gz").write_bytes(data)
+        with pytest.raises(RecordError, match=f"{name}.json.gz.*again"): list(read_records(tmp_path / f"{name}.json.gz", lambda e: None))
+
+
+def test_other_bad_files(tmp_path):
+    (tmp_path / "latin.jsonl").write_bytes(b'{"problem": "\xe9"}\n')
+    for path, what in ((tmp_path / "latin.jsonl", "latin.jsonl"), (tmp_path / "none.jsonl", "no such file"), (tmp_path / "a.csv", "unknown kind"), (tmp_path, "unknown kind")):
+        with pytest.raises(RecordError, match=what): list(read_records(path))
+
+
+def test_list_is_streamed_in_small_chunks(tmp_path):
+    rows = [{**GOOD, "problem_id": str(i), "problem": "ü {[\\\"" * (i % 50 + 1)} for i in range(400)]
+    from videop2r.data import _list_items
+    for text in (json.dumps(rows), json.dumps(rows, indent=2, ensure_ascii=False), "\ufeff" + json.dumps(rows)):
+        file = written(tmp_path / "t.json", text)
+        for size in (7, 64, 1 << 20):
+            with open(file, encoding="utf-8") as f: assert [d for _, d in _list_items(f, "t", size)] == rows
+
+
+def test_streaming_keeps_memory_small(tmp_path):
+    import tracemalloc
+    file = tmp_path / "big.json"
+    with open(file, "w") as f:
+        f.write("[" + ",".join(json.dumps({**GOOD, "problem_id": str(i), "problem": "x" * 2000}) for i in range(15_000)) + "]")
+    tracemalloc.start()
+    assert sum(1 for _ in read_records(file)) == 15_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20 < file.stat().st_size
+
+
+value = st.recursive(st.none() | st.booleans() | st.integers(-2**53, 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+                     lambda c: st.lists(c, max_size=3) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), c, max_size=3), max_leaves=8)
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+@settings(max_examples=60, deadline=None)
+@given(extra=st.dictionaries(words, value, max_size=4), problem=words.filter(str.strip), observation=words, reward=st.none() | st.floats(0, 1))
+def test_round_trip(tmp_path_factory, extra, problem, observation, reward):
+    file = tmp_path_factory.mktemp("r") / "a.jsonl"
+    r = Record(**{**GOOD, "problem": problem}, observation=observation, reward=reward, extra=extra)
+    assert write_jsonl([r, r], file) == 2
+    assert read_jsonl(file) == [r, r]
+    assert Record.from_dict({**r.to_dict(), "unseen_key": [1]}).extra == {**extra, "unseen_key": [1]}
+
+
+def test_tuples_become_lists_and_what_json_cannot_hold_is_refused(tmp_path):
+    file = tmp_path / "deep" / "a.jsonl"
+    write_jsonl([Record(**GOOD, extra=dict(scene=dict(cell=(0, (1, 2)))))], file)
+    assert read_jsonl(file)[0].extra == dict(scene=dict(cell=[0, [1, 2]]))
+    before = file.read_bytes()
+    for wrong in (object(), float("nan"), {1, 2}):
+        with pytest.raises(RecordError, match="record '1'.*`extra`"): write_jsonl([Record(**GOOD), Record(**GOOD, extra=dict(x=wrong))], file)
+    assert file.read_bytes() == before and [p.name for p in file.parent.iterdir()] == ["a.jsonl"]
+
+
+def test_duplicates():
+    bad, rows = [], [Record(problem_id=i) for i in "abcab"]
+    assert [r.problem_id for r in unique(rows, bad.append)] == list("abc") and [e.field for e in bad] == ["problem_id"] * 2
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 50, 100])
+def test_stratified_is_an_ordered_proportional_subset(n):
+    rows = [Record(problem_id=str(i), problem_type=t, data_type=m) for i, (t, m) in enumerate([("OCR", "image"), ("numerical", "video"), ("numerical", "image"), ("OCR", "image")] * 25)]
+    kept = stratified(rows, n, seed=3)
+    ids = [int(r.problem_id) for r in kept]
+    assert len(set(ids)) == n and ids == sorted(ids) and kept == stratified(iter(rows), n, seed=3)
+    assert all(abs(v - n * counts(rows)[k] / 100) < 1 for k, v in counts(kept).items())
+
+
+def test_resolve_follows_own_links_but_never_leaves_by_name(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "disk")
+    assert resolve("link/a.mp4", tmp_path / "root") == tmp_path / "root" / "link" / "a.mp4"
+    for path in ("../disk/a", "link/../../disk/a", str(tmp_path / "disk"), str(tmp_path / "root2"), "", ".", "a\0"):
+        with pytest.raises(RecordError, match="`path`"): resolve(path, tmp_path / "root")
+
+
+def test_record_shows_foreign_text_as_text():
+    shown = Record(**{**GOOD, "problem": "<script>|\n# a"})._repr_markdown_()
+    assert "<script" not in shown and "\n#" not in shown and "\\|" in shown
+
+
+def test_lora_meets_the_language_models_linears_only():
+    import re, torch
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    text = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, bos_token_id=None)
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=dict(depth=1, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=32))
+    with torch.device("meta"): model = Qwen2_5_VLForConditionalGeneration(config)
+    linears = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    hits = {n for n, _ in model.named_modules() if re.fullmatch(FAMILIES["qwen2_5_vl"].lora_targets, n)}
+    assert hits == {n for n in linears if "language_model" in n} and len(hits) == 14
+    assert family_of(config).patch == config.vision_config.patch_size and shape_of(config).kv == 1
+
+
+@pytest.mark.parametrize("size", ["3b", "7b"])
+def test_counts_are_the_models_own(size):
+    import torch
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    from videop2r.families import parameters
+    s = SHAPES[size]
+    text = dict(vocab_size=s.vocab, hidden_size=s.hidden, intermediate_size=s.inter, num_hidden_layers=s.layers, num_attention_heads=s.heads,
+                num_key_value_heads=s.kv, bos_token_id=None, tie_word_embeddings=s.tied)
+    config = Qwen2_5_VLConfig(text_config=text, tie_word_embeddings=s.tied,
+                              vision_config=dict(depth=s.v_layers, hidden_size=s.v_hidden, intermediate_size=s.v_inter, num_heads=16, out_hidden_size=s.hidden))
+    with torch.device("meta"): model = Qwen2_5_VLForConditionalGeneration(config)
+    own = sum(p.numel() for p in model.parameters()) - (s.vocab * s.hidden if s.tied and model.lm_head.weight is not model.get_input_embeddings().weight else 0)
+    assert abs(sum(parameters(s).values()) / own - 1) < 1e-3
+
+
+def test_family_from_folders_and_their_faults(tmp_path):
+    for text, what in (("{", "not valid JSON"), ('{"model_type": "llava"}', "'llava'"), ("{}", "model_type is None")):
+        written(tmp_path / "config.json", text)
+        with pytest.raises(ValueError, match=what): family_of(tmp_path)
+    written(tmp_path / "config.json", '{"model_type": "qwen2_5_vl"}')
+    written(tmp_path / "preprocessor_config.json", '{"image_mean": [0.5, 0.5, 0.5], "max_pixels": 12845056}')
+    f = family_of(str(tmp_path))
+    assert f.mean == (.5,) * 3 and f.max_pixels == 128 * 28 * 28
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no config.json"): family_of(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("change", [dict(frames=32), dict(pixels=256 * 784), dict(completion=1536), dict(micro=2), dict(rank=64), dict(weights="bf16")])
+def test_every_setting_moves_the_plan(change): assert plan("7b", **change).update > plan("7b").update
+
+
+def test_a_plan_that_does_not_fit_says_what_to_turn():
+    small = plan("7b", gpu_gb=8)
+    assert small.fits is False and "Turn a knob" in small._repr_markdown_() and "smaller model" in small._repr_markdown_()
+    assert plan("7b", gpu_gb=80).fits and plan("7b").fits is None and "not checked" in plan("7b")._repr_markdown_()
+    assert plan("7b", group=16).sampling > plan("7b").sampling
+    for wrong in (dict(frames=0), dict(group=-1), dict(weights="int3")):
+        with pytest.raises(ValueError): Settings(**wrong)
