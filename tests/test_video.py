@@ -1,0 +1,181 @@
+"Videos come through whole or not at all, and patches equal plain restatements and the family's own processor."
+import time
+from fractions import Fraction
+import av, numpy as np, pytest, torch
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize as family_resize
+from videop2r import video
+from videop2r.families import FAMILIES
+from videop2r.video import (READER, Clip, VideoError, _pyav, contact_sheet, patchify, png_data_uri, prepare, read_clip,
+                            read_image, read_media, resize, sample_indices, sampled_fps, smart_resize)
+
+settings.register_profile("steady", deadline=None, database=None, derandomize=True)
+settings.load_profile("steady")
+QWEN = FAMILIES["qwen2_5_vl"]
+READERS = sorted({READER, _pyav}, key=lambda f: f.__name__)
+
+
+def film(path, n=33, h=84, w=84, fps=10, times=None, codec="libx264", **options):
+    rng = np.random.default_rng(n)
+    with av.open(str(path), "w", options=options) as out:
+        s = out.add_stream(codec, rate=fps)
+        s.height, s.width, s.pix_fmt = h, w, "yuv420p"
+        if times: s.codec_context.time_base = Fraction(1, 1000)
+        for i in range(n):
+            a = rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
+            a[:, :, 0] = i * 255 // max(n - 1, 1)
+            f = av.VideoFrame.from_ndarray(a, format="rgb24")
+            if times: f.pts, f.time_base = times[i], Fraction(1, 1000)
+            out.mux(s.encode(f))
+        out.mux(s.encode())
+    return path
+
+
+@given(st.integers(1, 5000), st.integers(1, 200))
+def test_indices_stay_in_the_clip_and_in_order(total, n):
+    got = sample_indices(total, n)
+    assert len(got) == n and got == sorted(got) and got[0] == 0 and got[-1] == (total - 1 if n > 1 else 0)
+    gaps = np.diff(got)
+    assert n == 1 or gaps.max() - gaps.min() <= 1
+    assert n > total or len(set(got)) == n
+
+
+@pytest.mark.parametrize("case", [dict(), dict(h=90, w=122, fps=25), dict(h=240, w=320, fps=Fraction(30000, 1001)), dict(n=1), dict(n=5),
+                                  dict(times=[i * i * 10 for i in range(33)])], ids=str)
+def test_readers_agree(tmp_path, case):
+    path = film(tmp_path / "a.mp4", **case)
+    one, two = (read_clip(path, 8, r) for r in (READER, _pyav))
+    assert one.indices == two.indices and (one.frames == two.frames).all()
+    assert one.timestamps == pytest.approx(two.timestamps, abs=1e-5) and one.fps == pytest.approx(two.fps, rel=1e-5)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("n", [1, 2, 7, 33, 50])
+def test_true_rate(tmp_path, reader, n):
+    clip = read_clip(film(tmp_path / "a.mp4"), n, reader)
+    assert clip.timestamps == pytest.approx([i / 10 for i in clip.indices], abs=1e-5)
+    assert clip.fps == pytest.approx((n - 1) / 3.2 if n > 1 else 10)
+    assert clip.seconds == pytest.approx(3.2 if n > 1 else 0)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("damage", ["gone", "folder", "empty", "half", "text", "cut_after_index", "zeros", "sound"])
+def test_damaged_files_are_named(tmp_path, reader, damage):
+    path = tmp_path / f"{damage}.mp4"
+    whole = film(tmp_path / "whole.mp4", 120, movflags="faststart").read_bytes()
+    if damage == "folder": path.mkdir()
+    if damage == "empty": path.touch()
+    if damage == "half": path.write_bytes(film(tmp_path / "late.mp4").read_bytes()[:5000])
+    if damage == "text": path.write_text("no video\n" * 99)
+    if damage == "cut_after_index": path.write_bytes(whole[:len(whole) // 2])
+    if damage == "zeros": path.write_bytes(whole[:len(whole) // 2] + bytes(20000) + whole[len(whole) // 2 + 20000:])
+    if damage == "sound": sound(path)
+    with pytest.raises(VideoError) as e: read_clip(path, 8, reader)
+    text = str(e.value)
+    assert str(path) in text and any(r in text for r in ("fetch", "check the path")) and "\n" not in text
+
+
+def sound(path):
+    with av.open(str(path), "w") as out:
+        s = out.add_stream("aac", rate=16000)
+        f = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        f.rate, f.pts = 16000, 0
+        out.mux(s.encode(f))
+        out.mux(s.encode())
+
+
+def test_images(tmp_path):
+    a = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(a).save(tmp_path / "a.png")
+    assert (read_media(tmp_path / "a.png", "image").frames == a[None]).all()
+    turned = Image.fromarray(a)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "b.png", exif=exif)
+    assert read_image(tmp_path / "b.png").frames.shape == (1, 40, 30, 3)
+    (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes()[:600])
+    for bad in ("c.png", "gone.png"):
+        with pytest.raises(VideoError, match=bad): read_image(tmp_path / bad)
+    with pytest.raises(VideoError, match="data_type"): read_media(tmp_path / "a.png", "sound")
+    with pytest.raises(VideoError, match="n_frames"): read_clip(tmp_path / "a.png", 0)
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([28, 32]), st.sampled_from([(3136, 100352), (100352, 602112), (1, 1 << 24)]))
+def test_sizes_are_the_familys(h, w, factor, bounds):
+    if max(h, w) > 200 * min(h, w):
+        with pytest.raises(VideoError): smart_resize(h, w, factor, *bounds)
+    else: assert smart_resize(h, w, factor, *bounds) == tuple(family_resize(h, w, factor, *bounds))
+
+
+@given(st.integers(1, 5), st.integers(1, 2), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2))
+def test_patches_against_slices(f, h, w, patch, merge, temporal):
+    side = patch * merge
+    x = torch.rand(f, 3, h * side, w * side)
+    rows, grid = patchify(x, patch, merge, temporal)
+    want = []
+    for t in range(0, f, temporal):
+        layer = torch.stack([x[min(i, f - 1)] for i in range(t, t + temporal)], 1)
+        for i in range(h):
+            for j in range(w):
+                for a in range(merge):
+                    for b in range(merge):
+                        y, z = i * side + a * patch, j * side + b * patch
+                        want.append(layer[:, :, y:y + patch, z:z + patch].flatten())
+    assert torch.equal(rows, torch.stack(want)) and grid == (-(-f // temporal), h * merge, w * merge)
+
+
+@pytest.mark.parametrize("h,w,levels", [(84, 84, 0), (56, 224, 0), (90, 122, 2), (480, 640, 2), (40, 30, 2)])
+def test_images_against_the_family(h, w, levels):
+    a = np.random.default_rng(h).integers(0, 256, (h, w, 3), dtype=np.uint8)
+    size = dict(shortest_edge=QWEN.min_pixels, longest_edge=QWEN.max_pixels)
+    out = Qwen2VLImageProcessorPil(size=size)(images=[Image.fromarray(a)], return_tensors="pt")
+    got = prepare(Clip(a[None], 1., kind="image"), QWEN)
+    assert got.grid == tuple(out["image_grid_thw"][0].tolist()) and got.patches.dtype == torch.float32
+    assert (got.patches - out["pixel_values"]).abs().max() <= levels / 255 / min(QWEN.std) + 1e-6
+
+
+def test_prepare_leaves_the_clip_alone_and_names_it():
+    a = np.full((3, 84, 84, 3), 7, np.uint8)
+    a.flags.writeable = False
+    clip = Clip(a, 4.)
+    seen = prepare(clip, QWEN)
+    assert seen.grid == (2, 6, 6) and seen.seconds_per_grid == .5 and (clip.frames == 7).all()
+    with pytest.raises(VideoError, match="long.mp4"): prepare(Clip(np.zeros((1, 1, 300, 3), np.uint8), 1., path="long.mp4"), QWEN)
+
+
+def test_prepare_is_quick():
+    clip, best = Clip(np.zeros((8, 84, 84, 3), np.uint8), 2.), 1.
+    for _ in range(50):
+        start = time.perf_counter()
+        prepare(clip, QWEN)
+        best = min(best, time.perf_counter() - start)
+    assert best < .01 # 1 ms where nothing else runs
+
+
+def test_resize_keeps_constant_frames_and_range():
+    assert (resize(np.full((2, 50, 70, 3), 200, np.uint8), 84, 112) == 200).all()
+    a = resize(np.random.default_rng(0).integers(0, 2, (1, 50, 70, 3), dtype=np.uint8) * 255, 84, 112)
+    assert a.min() >= 0 and a.max() <= 255 and torch.equal(a, a.round())
+
+
+def test_clip_from_an_array():
+    assert Clip(np.zeros((3, 4, 4, 3), np.uint8), 2.).timestamps == [0., .5, 1.]
+    for bad in (np.zeros((3, 4, 4, 3)), np.zeros((4, 4, 3), np.uint8), np.zeros((0, 4, 4, 3), np.uint8)):
+        with pytest.raises(VideoError, match="uint8"): Clip(bad, 2.)
+    with pytest.raises(VideoError, match="fps"): Clip(np.zeros((3, 4, 4, 3), np.uint8), 0.)
+    assert sampled_fps([0., 0.], 24) == 24.
+
+
+def test_sheets():
+    clip = Clip(np.random.default_rng(0).integers(0, 256, (5, 20, 30, 3), dtype=np.uint8), 2., path="<b>.mp4")
+    assert contact_sheet(clip, columns=3, scale=2).size == (3 * 62, 2 * 42)
+    assert contact_sheet(clip).size == (5 * 32, 22)
+    assert contact_sheet(clip, scale=.5, timestamps=True).size == (5 * 17, 24)
+    html = clip._repr_html_()
+    assert "&lt;b&gt;" in html and "<b>" not in html and png_data_uri(contact_sheet(clip, timestamps=True)) in html
+    with pytest.raises(ValueError, match="columns"): contact_sheet(clip, columns=0)
+
+
+def test_reader_is_chosen_in_one_place():
+    assert READER.__name__ == ("_decord" if video.decord else "_pyav")
