@@ -1,0 +1,182 @@
+"The report is one self-contained page, whatever the run lacks."
+import copy, json, math, os, re
+from html.parser import HTMLParser
+import pytest
+from videop2r.report import SECTIONS, group_html, headline, load_report, render, sample_report, smooth, svg, write_report
+
+EVIL = '<script>alert(1)</script><img src=x onerror=alert(1)>"\'&'
+VOID = {'meta', 'img', 'br', 'hr', 'path', 'rect', 'use'}
+
+
+class Page(HTMLParser):
+    "Collects tags and what they would load; checks that tags close in order"
+    def __init__(self):
+        super().__init__()
+        self.tags, self.loads, self.handlers, self.open = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in VOID: self.open.append(tag)
+        self.note(tag, attrs)
+
+    def handle_startendtag(self, tag, attrs): self.tags.append(tag); self.note(tag, attrs)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID: assert self.open.pop() == tag
+
+    def note(self, tag, attrs):
+        self.handlers += [k for k, _ in attrs if k.startswith('on')]
+        self.loads += [v for k, v in attrs if k in ('src', 'srcset', 'href', 'xlink:href', 'data', 'action', 'poster')]
+
+
+def parsed(html):
+    page = Page()
+    page.feed(html)
+    page.close()
+    assert not page.open
+    return page
+
+
+def small():
+    "A short run with few curves, since drawing is what takes the time"
+    report = sample_report(steps=3)
+    for arm in report['rl'].values():
+        arm['rows'] = [{k: v for k, v in row.items() if k in ('step', 'reward_perception', 'zero_variance_reasoning', 'kl', 'seconds_update')} for row in arm['rows']]
+    return report
+
+
+def everywhere(x, text):
+    "`x` with `text` in place of every string that a person or a model may have written"
+    if isinstance(x, dict): return {k: everywhere(v, text) for k, v in x.items()}
+    if isinstance(x, list): return [everywhere(v, text) for v in x]
+    return text if isinstance(x, str) else x
+
+
+def poisoned(x, value):
+    if isinstance(x, dict): return {k: poisoned(v, value) for k, v in x.items()}
+    if isinstance(x, list): return [poisoned(v, value) for v in x]
+    return value if isinstance(x, float) else x
+
+
+def test_page_is_self_contained():
+    html = render(sample_report())
+    page = parsed(html)
+    assert all(l.startswith(('data:image/', '#')) for l in page.loads)
+    assert not {'script', 'link', 'iframe', 'object', 'embed', 'base'} & set(page.tags)
+    assert '@import' not in html and not re.search(r'url\(\s*["\']?(?!#)', html)
+    assert len(html) < 400_000
+
+
+def test_every_text_is_escaped():
+    page = parsed(render(everywhere(small(), EVIL) | dict(title=EVIL)))
+    assert 'script' not in page.tags and not page.handlers and 'x' not in page.loads
+
+
+@pytest.mark.parametrize('sheet', ['https://example.org/a.png', 'javascript:alert(1)', 'data:text/html;base64,AAAA', None, 3])
+def test_sheet_must_be_an_inline_image(sheet):
+    report = small()
+    report['example']['sheet'] = sheet
+    html = render(report)
+    assert 'No inline contact sheet' in html and 'img' not in parsed(html).tags
+
+
+@pytest.mark.parametrize('gone', sorted(sample_report(steps=2)))
+def test_any_section_may_be_missing(gone):
+    report = small()
+    for missing in (None, type(report[gone])()):
+        parsed(render(report | {gone: missing}))
+    del report[gone]
+    parsed(render(report))
+
+
+def test_empty_report_has_a_page():
+    assert [make({}) for make in SECTIONS] == [None] * len(SECTIONS)
+    parsed(render({}))
+
+
+def test_without_grpo_the_headline_says_so():
+    report = small()
+    del report['rl']['grpo'], report['compare']
+    report['table'] = [r for r in report['table'] if r['arm'] != 'grpo']
+    html = render(report)
+    assert 'GRPO was not trained' in html and 'was above GRPO' not in html
+    report['rl']['grpo'] = None
+    parsed(render(report))
+
+
+@pytest.mark.parametrize('lo,hi,word', [(.01, .2, 'above'), (-.2, -.01, 'below'), (-.1, .1, 'not shown'), (0., .1, 'not shown'),
+                                        (math.nan, .1, 'not compared'), (None, None, 'not compared')])
+def test_headline_follows_the_interval(lo, hi, word):
+    report = small()
+    report['compare']['sufficient'] = dict(diff=.05, lo=lo, hi=hi)
+    assert word in headline(report)[0]
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf, None])
+def test_values_may_be_missing_everywhere(value):
+    html = render(poisoned(sample_report(steps=5), value))
+    text = re.sub(r'<style>.*?</style>|<[^>]*>', ' ', html, flags=re.S)
+    assert not re.search(r'\b(nan|inf|None)\b', text)
+    assert 'was above' not in html
+
+
+def test_missing_verdict_is_hatched_not_zero():
+    report = small()
+    rollout = report['example']['rollouts'][0]
+    rollout['advantages'] = [math.nan] * len(rollout['tokens'])
+    html = group_html(report['example'], 0)
+    assert html.count('no verdict') == len(rollout['tokens']) and '+0.00' not in html
+
+
+def test_rollout_lists_must_agree():
+    report = small()
+    report['example']['rollouts'][0]['segments'].pop()
+    with pytest.raises(ValueError, match='one of each per token'): render(report)
+
+
+def test_render_changes_nothing():
+    report = small()
+    before = copy.deepcopy(report)
+    assert render(report) == render(report)
+    assert repr(report) == repr(before)
+
+
+def test_written_report_is_strict_json_and_reads_back(tmp_path):
+    report = small() | dict(where=tmp_path, loss=math.nan)
+    write_report(report, tmp_path/'new'/'run')
+    strict = json.loads((tmp_path/'new'/'run'/'report.json').read_text(), parse_constant=lambda c: pytest.fail(c))
+    assert strict['rl']['pagrpo']['rows'][1]['reward_perception'] is None and strict['loss'] is None
+    again = load_report(tmp_path/'new'/'run')
+    assert render(again) == (tmp_path/'new'/'run'/'report.html').read_text()
+
+
+def test_failed_write_keeps_the_old_report(tmp_path, monkeypatch):
+    write_report(small(), tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    def full(*a, **k): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(os, 'replace', full)
+    with pytest.raises(OSError, match='No space'): write_report(sample_report(seed=1, steps=5), tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_unwritable_folder_is_an_os_error(tmp_path):
+    (tmp_path/'file').write_text('')
+    with pytest.raises(OSError): write_report(sample_report(steps=2), tmp_path/'file')
+
+
+def test_unreadable_report_names_the_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match='--out'): load_report(tmp_path)
+    (tmp_path/'report.json').write_text('{"title": ')
+    with pytest.raises(ValueError, match='report.json'): load_report(tmp_path)
+
+
+def test_labels_of_a_picture_keep_their_figures():
+    "Coordinates are rounded, tick labels are not"
+    assert '>0.015<' in str(svg(lambda ax: (ax.plot([.01, .02]), ax.set_yticks([.01, .015, .02]))))
+
+
+def test_smooth_against_a_plain_loop():
+    y = [1., math.nan, 3., 4., math.nan, math.nan, math.nan, 2.]
+    for i, v in enumerate(smooth(y, 3)):
+        near = [a for a in y[max(0, i-1):i+2] if not math.isnan(a)]
+        assert (math.isnan(v) and not near) or v == pytest.approx(sum(near)/len(near))
