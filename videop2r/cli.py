@@ -8,7 +8,7 @@ __all__ = ['gigabytes', 'parser', 'main']
 # %% ../nbs/22_cli.ipynb #ec823bab
 import argparse, sys
 
-# %% ../nbs/22_cli.ipynb #14cc16f2
+# %% ../nbs/22_cli.ipynb #e20f81d4
 def _demo(a):
     from videop2r.demo import demo
     demo(a.preset, a.out, a.seed, a.samples)
@@ -26,6 +26,7 @@ def _report(a):
     import json, pathlib
     print(write_report(json.loads((pathlib.Path(a.dir) / "report.json").read_text()), a.dir))
 
+# %% ../nbs/22_cli.ipynb #34873ff0
 def _data(a):
     from videop2r.data import counts, read_records
     bad, good = [], []
@@ -36,12 +37,13 @@ def _data(a):
     print(counts(good)._repr_markdown_() if a.what == "stats" else f"{len(good)} good records, {len(bad)} bad")
     return 1 if bad else 0
 
-# %% ../nbs/22_cli.ipynb #5725661f
+# %% ../nbs/22_cli.ipynb #1a49859b
 def gigabytes(text):
     "`24GB`, `24 GB` or `24` as a number."
     try: return float(text.lower().removesuffix("gb").strip())
     except ValueError: raise argparse.ArgumentTypeError(f"{text!r}: give gigabytes, as in 24GB") from None
 
+# %% ../nbs/22_cli.ipynb #a9c427b4
 _NEW = dict(
     demo=(_demo, "the whole pipeline in small, with a report", [
         ("--preset", dict(default="default", help="smoke (a minute) or default (ten)")), ("--out", dict(help="folder of the run; runs/<preset>-seed<seed> unless given")),
@@ -56,6 +58,7 @@ _NEW = dict(
         ("--frames", dict(type=int, default=8))]),
     report=(_report, "draw report.html again from a run's report.json", [("dir", dict(help="folder of the run"))]))
 
+# %% ../nbs/22_cli.ipynb #a776e89a
 def parser():
     "The parser with all commands."
     p = argparse.ArgumentParser("videop2r", description="See first, think second: VideoP2R and PA-GRPO.")

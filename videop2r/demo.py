@@ -29,7 +29,7 @@ from .tokens import Coder
 from .video import contact_sheet, png_data_uri, read_media
 from .world import World, make_records, samples
 
-# %% ../nbs/21_demo.ipynb #b91ec715
+# %% ../nbs/21_demo.ipynb #97fea2b5
 BOUNDS = Bounds(perception=(14, 40), reasoning=(12, 24))
 RECIPE = Recipe(bounds=BOUNDS, how="lenient")
 
@@ -43,15 +43,15 @@ class Preset:
     frames: int = 8
     rank: int = 16
     world: World = World(distractors=2, brief=.05)
-    sft: SFT = SFT(steps=120, batch=32, lr=1e-3)
-    rl: RL = RL(RECIPE, steps=100, prompts=16, g=8, limit=56, lr=3e-4, beta=.02)
+    sft: SFT = SFT(steps=240, batch=32, lr=1e-3)
+    rl: RL = RL(RECIPE, steps=140, prompts=16, g=8, limit=56, lr=8e-4, beta=.02)
 
-PRESETS = dict(default=Preset(), smoke=Preset(records=90, rl_records=32, heldout=45, probe=18, sft=SFT(steps=24, batch=16, lr=2e-3),
+PRESETS = dict(default=Preset(), smoke=Preset(records=90, rl_records=32, heldout=45, probe=18, sft=SFT(steps=60, batch=16, lr=2e-3),
                                               rl=RL(RECIPE, steps=3, prompts=4, g=4, limit=56, lr=3e-4, beta=.02, save_every=1)))
 ARMS = ("pagrpo", "grpo")
 BRIEF = Prompt("Answer briefly.", {})
 
-# %% ../nbs/21_demo.ipynb #042c9698
+# %% ../nbs/21_demo.ipynb #bfe5a563
 def _high_water(reset=False):
     "Peak resident memory of this process in MB."
     if reset and Path("/proc/self/clear_refs").exists(): Path("/proc/self/clear_refs").write_text("5")
@@ -66,6 +66,7 @@ def _write_json(path, value):
     tmp.write_text(json.dumps(value))
     os.replace(tmp, path)
 
+# %% ../nbs/21_demo.ipynb #8bdf2df3
 @dataclass
 class Run:
     "A demo run: its folder, sizes, seed and samples."
@@ -148,12 +149,13 @@ def fine_tune(run: Run) -> dict:
     get = lambda m: sampled[m]["mean"]
     return dict(rows=rows, quarantine=bad, n=len(probe), template=get("format"), sampled_sufficiency=get("sufficient"), sampled_answer=get("answer"))
 
-# %% ../nbs/21_demo.ipynb #73a1f537
+# %% ../nbs/21_demo.ipynb #29fdfa2a
 def _telling(r):
     "The group in which both processes vary most."
     total = r.table.total().nan_to_num().unflatten(0, (-1, r.g))
     return int(total.std(1).min(-1).values.argmax())
 
+# %% ../nbs/21_demo.ipynb #3d34700d
 def rl_arm(run: Run, arm: str, position: int):
     "One RL run in a process of its own; its result in `stages/<arm>.json`."
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // len(ARMS)))
@@ -172,7 +174,7 @@ def rl_arm(run: Run, arm: str, position: int):
         return dict(rows=rows, quarantine=bad, example=seen)
     run.stage(arm, work)
 
-# %% ../nbs/21_demo.ipynb #e0306a71
+# %% ../nbs/21_demo.ipynb #7a6e7eea
 def reinforce(run: Run) -> dict:
     "Both arms side by side; raises `RuntimeError` when one of them fails."
     _records(run, "rl", run.sizes.rl_records)
@@ -187,6 +189,7 @@ def reinforce(run: Run) -> dict:
     if lost := [arm for arm, p in todo.items() if p.exitcode]: raise RuntimeError(f"{' and '.join(lost)} stopped with an error (see above); run the same command again to go on from the last checkpoint")
     return {arm: json.loads((run.out / "stages" / f"{arm}.json").read_text()) for arm in ARMS}
 
+# %% ../nbs/21_demo.ipynb #f9e65e02
 def change(rows, key, share=.1, seed=0):
     "Mean over the first and last tenth of steps and their difference, with a bootstrap interval over steps."
     n = max(1, math.ceil(len(rows) * share))

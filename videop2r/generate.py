@@ -99,7 +99,7 @@ def _failure(r, text, judge, threshold, how):
     v = judge(r, trace.observation)
     if not v.yes: return "judge", ("no verdict: " if v.yes is None else "") + v.reason
 
-# %% ../nbs/10_generate.ipynb #6956b30b
+# %% ../nbs/10_generate.ipynb #306849b7
 STEPS = ("template", "answer", "judge")
 
 def _with_trace(r, text):
@@ -109,6 +109,7 @@ def _with_trace(r, text):
     r.observation, r.output, r.process = t.observation, text, f"<think>{t.think}</think>"
     return r
 
+# %% ../nbs/10_generate.ipynb #b4ad19fe
 def verify(
     records,
     outputs: dict,          # problem_id to trace

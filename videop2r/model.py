@@ -6,8 +6,8 @@
 __all__ = ['tiny_config', 'linear_patches', 'vision_language', 'lm_head', 'quantisation', 'load', 'see', 'embed', 'positions',
            'hidden_states', 'token_logprobs', 'prefill', 'group_states', 'add_lora', 'load_adapter', 'using']
 
-# %% ../nbs/07_model.ipynb #8a7fd543
-import types
+# %% ../nbs/07_model.ipynb #a824b3fb
+import logging, types, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers.utils import logging as transformers_logging
 from transformers import BitsAndBytesConfig, DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from .tokens import Batch, Coder, collate, encode
 
@@ -55,7 +56,13 @@ def vision_language(model):
 
 def lm_head(model): return (model.get_base_model() if hasattr(model, "get_base_model") else model).lm_head
 
-# %% ../nbs/07_model.ipynb #94b99139
+# %% ../nbs/07_model.ipynb #352d13b7
+def _hush():
+    "Keep loading bars and two harmless notes of the libraries out of notebooks and logs."
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+
 def _no_repacking(model):
     for m in model.modules():
         if hasattr(m, "support_avx512bf16_for_cpu"): m.support_avx512bf16_for_cpu = False
@@ -66,6 +73,7 @@ def quantisation(compute=torch.float32):
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
                               bnb_4bit_compute_dtype=compute, llm_int8_skip_modules=["visual", "lm_head"])
 
+# %% ../nbs/07_model.ipynb #deb583b0
 def load(
     name,                       # folder or hub name
     nf4: bool = False,          # four-bit linear layers
@@ -74,6 +82,7 @@ def load(
     device=None,
 ):
     "Load a checkpoint for inference or as the frozen base of adapters."
+    _hush()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float32 if str(device) == "cpu" else torch.bfloat16)
     more = dict(quantization_config=quantisation(dtype)) if nf4 else {}
@@ -166,7 +175,7 @@ def group_states(model, prompts: Batch, ids, mask, g: int, features=None):  # (b
                             attention_mask=seen, past_key_values=cache, use_cache=True)
     return torch.cat([repeat(last, "b t d -> (b g) t d", g=g), out.last_hidden_state], 1)
 
-# %% ../nbs/07_model.ipynb #08cdb6cd
+# %% ../nbs/07_model.ipynb #11ea7aa3
 def add_lora(
     model,
     family,
@@ -182,6 +191,7 @@ def add_lora(
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=family.lora_targets, task_type="CAUSAL_LM")
     return get_peft_model(model, config, adapter_name=name)
 
+# %% ../nbs/07_model.ipynb #90b095f2
 def load_adapter(model, folder, name, trainable=False):
     "Add a saved adapter under a name."
     from peft import PeftModel
@@ -189,6 +199,7 @@ def load_adapter(model, folder, name, trainable=False):
     else: model = PeftModel.from_pretrained(model, folder, name, is_trainable=trainable)
     return model
 
+# %% ../nbs/07_model.ipynb #14c22d05
 @contextmanager
 def using(model, name):
     "Switch to a named adapter, or to the bare base with `None`, for the block; what is trainable stays so."

@@ -71,7 +71,7 @@ def assign(table, masks, g, recipe):  # (b, s) advantages, (b, t) advantages, (b
     weights = token_weights(masks, recipe.weights, valid)
     return A, broadcast(A, weights), weights.sum(1), torch.stack([zero_variance(s) for s in S])
 
-# %% ../nbs/15_rollout.ipynb #801c5cad
+# %% ../nbs/15_rollout.ipynb #8e23cbb1
 def collect(
     model, coder: Coder,
     records, prompts,        # Records and their Examples
@@ -98,6 +98,7 @@ def collect(
     out.seconds = dict(zip(("sampling", "judge", "reference"), (b - a for a, b in zip(clock, clock[1:]))))
     return out
 
+# %% ../nbs/15_rollout.ipynb #f57ee538
 @torch.no_grad()
 def read_reference(model, coder, prompts, features, r, name, temperature):  # (b, t)
     "Log-probabilities of a rollout's responses under a named adapter."

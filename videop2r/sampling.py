@@ -45,7 +45,25 @@ def _gather(columns, coder):
     texts = [coder.text(i[m].tolist()) for i, m in zip(ids, mask)]
     return Samples(ids.masked_fill(~mask, coder.pad), mask, logprobs * mask, ended[:, -1] == 0, texts)
 
-# %% ../nbs/08_sampling.ipynb #24a79c98
+# %% ../nbs/08_sampling.ipynb #d7882d8a
+def _decode(model, coder, cache, h, place, seen, limit, temperature, top_p, generator):
+    "Columns of (ids, log-probabilities), one new token at a time, until all rows have ended."
+    ban, done, columns = torch.tensor(coder.forbidden(lm_head(model).out_features), device=h.device), torch.zeros(len(h), dtype=torch.bool, device=h.device), []
+    for step in range(limit):
+        ids, lp = draw(lm_head(model)(h[:, -1]).index_fill(-1, ban, float("-inf")), temperature, top_p, generator)
+        columns.append((ids, lp))
+        done |= ids == coder.eos
+        if done.all() or step + 1 == limit: return columns
+        seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1)
+        h = _step(model, ids, place + step, seen, cache)
+
+def _step(model, ids, place, seen, cache):
+    "Hidden states (n, 1, d) after one more token each."
+    vl = vision_language(model)
+    return vl.language_model(inputs_embeds=vl.get_input_embeddings()(ids[:, None]), position_ids=repeat(place, "n -> a n 1", a=3),
+                             attention_mask=seen, past_key_values=cache, use_cache=True).last_hidden_state
+
+# %% ../nbs/08_sampling.ipynb #6d00064b
 @torch.no_grad()
 def sample(
     model,
@@ -64,21 +82,7 @@ def sample(
     cache.batch_repeat_interleave(g)
     place, h = repeat(start, "b -> (b g)", g=g), repeat(h, "b t d -> (b g) t d", g=g)
     seen = repeat(batch.mask, "b p -> (b g) p", g=g).long()
-    ban, done, columns = torch.tensor(coder.forbidden(lm_head(model).out_features), device=h.device), torch.zeros(len(h), dtype=torch.bool, device=h.device), []
-    for step in range(limit):
-        ids, lp = draw(lm_head(model)(h[:, -1]).index_fill(-1, ban, float("-inf")), temperature, top_p, generator)
-        columns.append((ids, lp))
-        done |= ids == coder.eos
-        if done.all() or step + 1 == limit: break
-        seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1)
-        h = _step(model, ids, place + step, seen, cache)
-    return _gather(columns, coder)
-
-def _step(model, ids, place, seen, cache):
-    "Hidden states (n, 1, d) after one more token each."
-    vl = vision_language(model)
-    return vl.language_model(inputs_embeds=vl.get_input_embeddings()(ids[:, None]), position_ids=repeat(place, "n -> a n 1", a=3),
-                             attention_mask=seen, past_key_values=cache, use_cache=True).last_hidden_state
+    return _gather(_decode(model, coder, cache, h, place, seen, limit, temperature, top_p, generator), coder)
 
 # %% ../nbs/08_sampling.ipynb #c1cfed9e
 def respond(model, coder, prompts, batch: int = 64, progress=None, **kw) -> list:  # texts, g to a prompt

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from .model import hidden_states, see, token_logprobs
 from .tokens import Coder, Example, collate
 
-# %% ../nbs/11_sft.ipynb #0cdc5f79
+# %% ../nbs/11_sft.ipynb #fb8cef50
 @dataclass(frozen=True)
 class SFT:
     "Settings of a fine-tuning run."
@@ -31,6 +31,7 @@ def schedule(step, steps, warmup):
     w = max(1, round(steps * warmup))
     return (step + 1) / w if step < w else .5 * (1 + math.cos(math.pi * (step - w) / max(1, steps - w)))
 
+# %% ../nbs/11_sft.ipynb #3393b0b6
 def batches(n, batch, steps, seed):
     "Index lists for every step: epochs shuffled by the seed, the same whenever they are asked for."
     rng, pool = random.Random(seed), []
@@ -47,7 +48,7 @@ def sft_loss(model, coder: Coder, batch, features):  # scalar, {"loss", "loss_pe
     parts = -(lp.detach()[:, None] * batch.masks).sum((0, 2)) / batch.masks.sum((0, 2)).clamp(min=1)
     return loss, dict(loss=loss.item(), loss_perception=parts[0].item(), loss_reasoning=parts[1].item())
 
-# %% ../nbs/11_sft.ipynb #f6cc1c01
+# %% ../nbs/11_sft.ipynb #862ab15c
 def train_sft(
     model,               # with a trainable adapter
     coder: Coder,
@@ -71,6 +72,7 @@ def train_sft(
     if log: Path(log).write_text("".join(json.dumps(r) + "\n" for r in rows))
     return rows
 
+# %% ../nbs/11_sft.ipynb #d976d49e
 def _update(model, coder, examples, features, optimizer, params, clip):
     loss, parts = sft_loss(model, coder, collate(coder, examples), features)
     loss.backward()

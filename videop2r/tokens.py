@@ -114,7 +114,7 @@ def mask_ranges(masks):
     "Readable ranges of a (s, t) mask: the tokens of each segment."
     return {name: (int(m.argmax()), int(len(m) - m[::-1].argmax())) if m.any() else None for name, m in zip(("perception", "reasoning"), masks)}
 
-# %% ../nbs/06_tokens.ipynb #8ac27680
+# %% ../nbs/06_tokens.ipynb #3995d549
 @dataclass
 class Example:
     "One prompt and, where there is one, its response, as token ids."
@@ -130,6 +130,7 @@ def n_visual(grid, family):
     t, h, w = grid
     return t * h * w // family.merge**2
 
+# %% ../nbs/06_tokens.ipynb #89f1cc4e
 def encode(
     coder: Coder,
     text: str,                # the user's words
@@ -147,7 +148,7 @@ def encode(
     prompt = coder.ids(f"{f.im_start}user\n{medium}{text}{f.im_end}\n{f.im_start}assistant\n")
     return Example(prompt, [] if response is None else coder.ids(response) + [coder.eos], visual, name)
 
-# %% ../nbs/06_tokens.ipynb #5f1dba6a
+# %% ../nbs/06_tokens.ipynb #3a18686a
 @dataclass
 class Batch:
     "Padded ids of prompts and responses, with their pixels."
@@ -163,6 +164,7 @@ class Batch:
     @property
     def response_mask(self): return self.mask[:, self.prompt:]
 
+# %% ../nbs/06_tokens.ipynb #ae990eb4
 def _check_counts(e, family, video, image):
     n = sum(i in (video, image) for i in e.prompt)
     want = 0 if e.visual is None else n_visual(e.visual.grid, family)

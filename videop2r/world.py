@@ -21,13 +21,14 @@ from PIL import Image
 from .cot import render
 from .data import Record, RecordError, read_records, write_jsonl
 
-# %% ../nbs/05_world.ipynb #5c05586a
+# %% ../nbs/05_world.ipynb #39ba2f7c
 COLOURS = {"red": (220, 50, 47), "green": (60, 180, 75), "blue": (50, 90, 230), "yellow": (250, 220, 60), "purple": (160, 60, 200)}
 SHAPES = ("square", "circle", "triangle", "cross")
 WAYS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 WORDS = ("A", "C", "H", "T", "X", "GO", "NO", "UP")
 SIZE, CELL, FPS, FRAMES = 84, 28, 8, 16
 
+# %% ../nbs/05_world.ipynb #60f456af
 @dataclass(frozen=True)
 class Thing:
     "One coloured shape and the one thing that it does."
@@ -43,6 +44,7 @@ class Thing:
     @property
     def name(self): return f"{self.colour} {self.shape}"
 
+# %% ../nbs/05_world.ipynb #6b98395f
 @dataclass(frozen=True)
 class Scene:
     "Everything that is true of one clip."
@@ -73,7 +75,7 @@ def _moves(cell, free):
     paths = {(w, s): _path(cell, w, s) for w in WAYS for s in (1, 2)}
     return [(w, s, p) for (w, s), p in paths.items() if _inside(p) and set(p[1:]) <= free]
 
-# %% ../nbs/05_world.ipynb #b225d300
+# %% ../nbs/05_world.ipynb #5e5a0f4c
 def _thing(rng, world, colour, free, still):
     "Place one thing on the `free` cells, which shrink by what it uses."
     cell = rng.choice(sorted(free))
@@ -90,6 +92,7 @@ def _thing(rng, world, colour, free, still):
     free -= set(path)
     return replace(t, way=way, steps=steps)
 
+# %% ../nbs/05_world.ipynb #23c2bbdc
 def make_scene(
     rng: random.Random,     # source of all chance
     world: World = World(), # difficulty
@@ -104,7 +107,7 @@ def make_scene(
     dots = tuple((rng.randint(2, SIZE - 3), rng.randint(2, SIZE - 3)) for _ in range(rng.randint(0, world.distractors)))
     return Scene(things, word, word_cell, dots, still)
 
-# %% ../nbs/05_world.ipynb #a12eed72
+# %% ../nbs/05_world.ipynb #f4af6079
 @cache
 def _mask(shape, size=22):
     "A boolean (size, size) picture of a shape."
@@ -117,6 +120,7 @@ def _mask(shape, size=22):
 _GLYPHS = dict(A="0e11111f111111", C="0e11101010110e", G="0e11101713110f", H="1111111f111111", N="11191915131311",
                O="0e11111111110e", P="1e11111e101010", T="1f040404040404", U="1111111111110e", X="11110a040a1111")
 
+# %% ../nbs/05_world.ipynb #27b134d5
 @cache
 def _glyphs(word):
     "A boolean picture of a word: three pixels a dot for a letter, two for a pair."
@@ -132,7 +136,7 @@ def _stamp(frame, mask, centre, colour):
     y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + h, SIZE), min(x + w, SIZE)
     frame[y0:y1, x0:x1][mask[y0 - y:y1 - y, x0 - x:x1 - x]] = colour
 
-# %% ../nbs/05_world.ipynb #15dbbd88
+# %% ../nbs/05_world.ipynb #3bf55e8f
 START = {"early": 3, "late": 9}
 _SHIFT = 4
 
@@ -151,6 +155,7 @@ def _centre(t, f):
     (r, c), (oy, ox) = t.cell, t.offset
     return CELL * (r + .5 + k * dr) + oy, CELL * (c + .5 + k * dc) + ox
 
+# %% ../nbs/05_world.ipynb #f5d72a65
 def draw(scene: Scene) -> np.ndarray:  # (f, 84, 84, 3) of uint8; f is 1 for a still
     "Draw every frame of a scene."
     n = 1 if scene.still else FRAMES
@@ -206,7 +211,7 @@ def _orders(scene):
     early, late = ([t for t in _acting(scene) if t.when == w] for w in ("early", "late"))
     return early[0] if len(early) == len(late) == 1 else None
 
-# %% ../nbs/05_world.ipynb #04fd794b
+# %% ../nbs/05_world.ipynb #00b241ec
 def targets(kind, scene):
     "The things that a question of this `kind` may be asked of; `[None]` where it needs none, `[]` where it cannot be asked."
     s, movers = scene, _movers(scene)
@@ -226,6 +231,7 @@ def wording(q):
     t = q.target
     return _ASK[q.kind].format("" if t is None else t.colour if q.kind == "shape" else t.name)
 
+# %% ../nbs/05_world.ipynb #f16a1254
 def what(t):
     "What a thing does, in words."
     return " ".join(w for w in (t.event, t.way, t.when) if w)
@@ -257,7 +263,7 @@ def make_question(
     while not (found := targets(kind, scene := make_scene(rng, w))): pass
     return Question(kind, scene, rng.choice(found), _choices(kind, scene, rng))
 
-# %% ../nbs/05_world.ipynb #623181fb
+# %% ../nbs/05_world.ipynb #3a48c3b0
 def _a(t): return f"a {t.name}"
 
 def _list(words):
@@ -276,6 +282,7 @@ def observed(q):
                 count=lambda: [f"There is {_list([_a(x) for x in s.things])}."], text=lambda: [f"The text says {s.word}."],
                 describe=lambda: [sentence(t)], distance=lambda: [sentence(t, True)])[q.kind]()
 
+# %% ../nbs/05_world.ipynb #38cd1838
 _LOOK = dict(direction="I watch the {}.", mover="I watch what moves.", order="I watch what acts first.", shape="I look at the {} thing.",
              count="I look at the things.", movers="I watch what moves.", text="I look at the text.", describe="I watch the {}.",
              distance="I watch how the {} moves.")
@@ -339,7 +346,7 @@ def make_records(
         if not (Path(root) / rel).exists(): save(q.scene, Path(root) / rel)
         yield to_record(q, f"{prefix}{seed}-{i:05d}", rel)
 
-# %% ../nbs/05_world.ipynb #a0ea9df5
+# %% ../nbs/05_world.ipynb #08873a6d
 EVENTS = {"stays": r"stay\w*|still|motionless|remain\w*|wait\w*|rest\w*|keeps? its place|(?:not|n't|never) (?:move|stir)\w*",
           "vanishes": r"vanish\w*|disappear\w*|goes away|gone|leaves", "appears": r"appear\w*|shows up|pops up|comes into view|emerg\w*",
           "flashes": r"flash\w*|blink\w*|flicker\w*", "moves": r"mov\w+|go(?:es|ing)|slid\w+|travel\w*|shift\w*|drift\w*|glid\w+|heads?|heading"}
@@ -354,6 +361,7 @@ _PIXELS = re.compile(r"\b(\d+) ?(?:pixels|px)\b")
 _TOTAL = re.compile(r"\b(\d+|no|nothing|one|two|three|four|five)(?: (?:things?|shapes?|objects?))?( moves?| stirs?)?\b")
 _TEXT = re.compile(r"\b(?:text|word|letters?|sign)\b[^.]*?\b(?:says|reads|shows|is|are|spells?)\b[:\s\"'“]*([A-Z]{1,2})\b")
 
+# %% ../nbs/05_world.ipynb #c9760f3b
 @dataclass(frozen=True)
 class Claim:
     "What one clause says of one thing; empty fields are not spoken of."
@@ -372,7 +380,7 @@ class Claims:
     total: int | None = None   # things in all
     moving: int | None = None  # things that move
 
-# %% ../nbs/05_world.ipynb #60b2a72c
+# %% ../nbs/05_world.ipynb #0c2bbabd
 def _clauses(text):
     text = re.sub(r",? (?:and|while|but) (?=(?:the|a|it)\b[^.,]*?\b(?:" + "|".join(EVENTS.values()) + r"))", ". ", text)
     return [c.strip() for c in re.split(r"[.;!?\n]|,? (?=then )", text) if c.strip()]
@@ -388,6 +396,7 @@ def _clause_claims(clause, last):
     px = _PIXELS.search(clause)
     return [Claim(c, s, event, way, when if event else "", int(px[1]) if px and event == "moves" else 0) for c, s in found]
 
+# %% ../nbs/05_world.ipynb #73a3996c
 def _totals(clause, claims):
     m = _TOTAL.search(_PIXELS.sub("", clause))
     if not m or _NAME.search(clause): return
@@ -429,7 +438,7 @@ def contradiction(claims: Claims, scene: Scene):
     if claims.total not in (None, len(scene.things)): return f"there are {len(scene.things)} things"
     if claims.moving not in (None, len(_movers(scene))): return f"{len(_movers(scene))} things move"
 
-# %% ../nbs/05_world.ipynb #e32cef23
+# %% ../nbs/05_world.ipynb #e3a0484e
 def _about(claims, colour, attr):
     return next((v for c in claims.things if c.colour == colour and (v := getattr(c, attr))), None)
 
@@ -442,6 +451,7 @@ def _moving(claims, n):
     if claims.moving is not None: return claims.moving
     return sum(e == "moves" for e in events.values()) if len(events) == n else None
 
+# %% ../nbs/05_world.ipynb #5fb9b57f
 def solve(claims: Claims, q: Question):
     "The answer that follows from the claims alone, or None."
     t, moved = q.target, {c.colour for c in claims.things if c.event == "moves"}
@@ -452,6 +462,7 @@ def solve(claims: Claims, q: Question):
                 count=lambda: len({c.colour for c in claims.things}) if claims.total is None else claims.total,
                 movers=lambda: _moving(claims, len(q.scene.things)), text=lambda: claims.words[0] if claims.words else None)[q.kind]()
 
+# %% ../nbs/05_world.ipynb #4156f4a0
 def sufficient(
     observation: str, # text, without its tags
     q: Question,      # the question, with its scene
@@ -465,7 +476,7 @@ def sufficient(
     if str(said) == true: return Finding("sufficient", f"{true} follows from it")
     return Finding("insufficient", f"{true} does not follow from it" + (f", {said} does" if said else ""))
 
-# %% ../nbs/05_world.ipynb #a1f51c66
+# %% ../nbs/05_world.ipynb #a4aa6ae6
 _SAY = dict(moves=("moves", "slides", "travels", "drifts", "is moving", "heads", "dashes"), stays=("stays", "does not move", "stays still", "remains in place", "keeps its place", "does not budge"),
             appears=("appears", "shows up", "comes into view", "turns up", "is not there until it appears"), vanishes=("vanishes", "disappears", "goes away", "is suddenly gone", "melts away"),
             flashes=("flashes", "blinks once", "is seen for a moment when it flashes"))
@@ -484,6 +495,7 @@ def _facts_of(q):
     "The things that the gold observation speaks of."
     return [q.target] if q.target and q.kind not in ("mover", "order") else _acting(q.scene) if q.kind == "order" else list(q.scene.things)
 
+# %% ../nbs/05_world.ipynb #22eae8c1
 def paraphrase(q: Question, rng: random.Random) -> str:
     "The gold facts in other words and another order."
     if q.kind == "text": said = [rng.choice(("The word reads {}.", 'The text shows "{}".', "The letters spell {}.")).format(q.scene.word)]

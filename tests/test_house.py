@@ -1,0 +1,91 @@
+"""The house rules: what a notebook may hold, what may import what, and what loads torch."""
+import ast, json, re, statistics, subprocess, sys, time, zipfile
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+LONG = {}  # functions over 25 lines that stay so, with the reason
+
+def cells(path, kind="code"):
+    return ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
+
+def lines(src): return [l for l in src.splitlines() if l.strip() and not l.strip().startswith("#|")]
+
+def tree(src): return ast.parse("\n".join("pass" if re.match(r"\s*[%!]", l) else l for l in src.splitlines()))
+
+def exported():
+    "Module name to notebook name."
+    found = {p: re.search(r"#\|\s*default_exp\s+(\S+)", "\n".join(cells(p))) for p in BOOKS}
+    return {m[1]: p.name for p, m in found.items() if m}
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda p: p.name)
+def test_title_and_subtitle(book):
+    first = cells(book, "markdown")[0]
+    assert re.match(r"# \S.*\n\n> \S", first), first[:80]
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda p: p.name)
+def test_cells_are_short(book):
+    sizes = sorted(len(lines(c)) for c in cells(book) if c.strip())
+    assert max(sizes) <= 30
+    assert len(sizes) < 10 or sizes[int(.9 * (len(sizes) - 1))] <= 20
+
+@pytest.mark.parametrize("path", [*BOOKS, *ROOT.glob("tests/*.py"), *ROOT.glob("scripts/*.py")], ids=lambda p: p.name)
+def test_functions_are_short(path):
+    sources = cells(path) if path.suffix == ".ipynb" else [path.read_text()]
+    found = [(n.name, n.end_lineno - n.lineno + 1) for s in sources for n in ast.walk(tree(s)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    assert not [f for f in found if f[1] > 25 and f[0] not in LONG]
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda p: p.name)
+def test_exported_imports_point_downwards(book):
+    home = exported()
+    for c in cells(book):
+        if not re.search(r"^#\|\s*export", c, re.M): continue
+        top = [n for n in tree(c).body if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("videop2r.")]
+        for n in top: assert home[n.module.split(".")[1]] < book.name, f"{book.name} imports {n.module}"
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda p: p.name)
+def test_stored_outputs_are_small_and_whole(book):
+    assert book.stat().st_size < 1_000_000
+    nb = json.loads(book.read_text())
+    assert not [o for c in nb["cells"] for o in c.get("outputs", []) if o["output_type"] == "error"]
+
+def test_no_paths_of_a_machine():
+    pattern = re.compile("|".join(["/" + "work/", "/" + "tmp/src", "/" + "root/", "/" + "home/[a-z]"]))
+    files = [p for ext in ("ipynb", "py", "md", "ini", "toml", "txt") for p in ROOT.glob(f"**/*.{ext}") if not {".venv", "runs", "build"} & set(p.relative_to(ROOT).parts)]
+    assert not [(p.name, m[0]) for p in files if (m := pattern.search(p.read_text()))]
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+
+def test_import_is_fast():
+    def seconds():
+        start = time.perf_counter()
+        python("import videop2r")
+        return time.perf_counter() - start
+    def bare():
+        start = time.perf_counter()
+        python("pass")
+        return time.perf_counter() - start
+    assert min(seconds() for _ in range(3)) - min(bare() for _ in range(3)) < .3
+
+@pytest.mark.parametrize("code", ["import videop2r.data", "import videop2r.families", "import videop2r.cot", "import videop2r.scoring",
+                                  "from videop2r.cli import main; main(['plan'])", "from videop2r.cli import main; main(['data', 'stats', 'data_samples/train.jsonl'])"])
+def test_no_torch(code):
+    assert python(code + "; import sys; print('torch' in sys.modules)").strip().endswith("False")
+
+def test_wheel_holds_every_module_and_the_command(tmp_path):
+    pytest.importorskip("setuptools")
+    subprocess.run([sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--quiet", "-w", str(tmp_path)], cwd=ROOT, check=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as z: names, entry = z.namelist(), [z.read(n).decode() for n in z.namelist() if n.endswith("entry_points.txt")]
+    assert {f"videop2r/{p.name}" for p in ROOT.glob("videop2r/*.py")} <= set(names)
+    assert "videop2r = videop2r.cli:main" in entry[0].replace("videop2r=", "videop2r = ").replace("  ", " ")
+
+@pytest.mark.parametrize("command", ["demo", "plan", "data", "ask", "report"])
+def test_every_command_has_help(command, capsys):
+    from videop2r.cli import main
+    with pytest.raises(SystemExit) as e: main([command, "--help"])
+    assert e.value.code == 0 and "usage: videop2r" in capsys.readouterr().out
+
+def test_readme_is_made_from_the_index():
+    assert subprocess.run([sys.executable, "scripts/readme.py", "--check"], cwd=ROOT).returncode == 0
