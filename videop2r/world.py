@@ -92,7 +92,7 @@ def _thing(rng, world, colour, free, still):
     free -= set(path)
     return replace(t, way=way, steps=steps)
 
-# %% ../nbs/05_world.ipynb #23c2bbdc
+# %% ../nbs/05_world.ipynb #34468a77
 def make_scene(
     rng: random.Random,     # source of all chance
     world: World = World(), # difficulty
@@ -103,7 +103,7 @@ def make_scene(
     word_cell = rng.choice(sorted(free)) if word else ()
     free -= {word_cell}
     colours = rng.sample(sorted(COLOURS), rng.randint(*world.things))
-    things = tuple(_thing(rng, world, c, free, still) for c in colours)
+    things = tuple(_thing(rng, world, c, free, still) for c in colours if free) # a crowded grid holds fewer
     dots = tuple((rng.randint(2, SIZE - 3), rng.randint(2, SIZE - 3)) for _ in range(rng.randint(0, world.distractors)))
     return Scene(things, word, word_cell, dots, still)
 
