@@ -10,7 +10,7 @@ help:  ## list the targets
 
 .venv: $(STAMP)  ## make the virtual environment and install everything
 $(STAMP): settings.ini setup.py pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "videop2r needs Python 3.11 or newer; this is $$($(PYTHON) --version). Use make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "videop2r needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1 || echo absent). Use make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
@@ -23,8 +23,7 @@ test: $(STAMP)  ## notebooks, tests, generated files, and the demo's smoke prese
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 nbs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/unchanged.py
-	rm -rf runs/test-smoke
-	$(BIN)/videop2r demo --preset smoke --out runs/test-smoke
+	out=$$(mktemp -d) && $(BIN)/videop2r demo --preset smoke --out "$$out/smoke" && rm -r "$$out"
 	@echo "make test: notebooks, tests, generated files and the smoke demo passed"
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks

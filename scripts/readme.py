@@ -3,40 +3,46 @@ import base64, json, re, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGES = ROOT / "nbs" / "images"
+HIDDEN = re.compile(r"^#\|\s*(hide|default_exp)\b", re.M)
 
 def links(text):
     "Links to notebooks and pictures, as seen from the repository's root."
     return re.sub(r"(\]\()(?!https?:|#|mailto:|\.\./)([^)\s]+)", r"\1nbs/\2", text).replace("](../", "](")
 
-def output(o, name):
-    "One stored output as markdown."
+def output(o, name, pictures):
+    "One stored output as markdown; a picture's bytes go into `pictures` under its path."
     data = o.get("data", {})
     if "image/png" in data:
-        IMAGES.mkdir(exist_ok=True)
-        (IMAGES / f"{name}.png").write_bytes(base64.b64decode("".join(data["image/png"])))
-        return f"![output](nbs/images/{name}.png)"
+        pictures[path := f"nbs/images/{name}.png"] = base64.b64decode("".join(data["image/png"]))
+        return f"![output]({path})"
     if "text/markdown" in data: return "".join(data["text/markdown"])
     text = "".join(data.get("text/plain", o.get("text", ""))).rstrip()
     return f"```text\n{text}\n```" if text else ""
 
-def cell(c):
+def cell(c, pictures):
     "One cell as markdown, or nothing where it is hidden."
     source = "".join(c["source"])
-    if "#| hide" in source or "#| default_exp" in source: return ""
     if c["cell_type"] == "markdown": return links(source)
+    if c["cell_type"] != "code" or HIDDEN.search(source): return ""
     code = "\n".join(l for l in source.splitlines() if not l.startswith("#|"))
-    outputs = [output(o, f"index-{c['id']}") for o in c.get("outputs", []) if o["output_type"] in ("stream", "execute_result", "display_data")]
+    shown = [o for o in c.get("outputs", []) if o["output_type"] in ("stream", "execute_result", "display_data")]
+    outputs = [output(o, f"index-{c['id']}-{i}", pictures) for i, o in enumerate(shown)]
     return "\n\n".join([f"```python\n{code}\n```", *filter(None, outputs)])
 
 def readme():
-    "The whole README."
-    nb = json.loads((ROOT / "nbs" / "index.ipynb").read_text(encoding="utf-8"))
-    return "\n\n".join(filter(None, map(cell, nb["cells"]))) + "\n"
+    "The whole README, and its pictures by path."
+    pictures, nb = {}, json.loads((ROOT / "nbs" / "index.ipynb").read_text(encoding="utf-8"))
+    return "\n\n".join(filter(None, (cell(c, pictures) for c in nb["cells"]))) + "\n", pictures
 
 def main():
-    path = ROOT / "README.md"
-    if "--check" in sys.argv: sys.exit(path.read_text(encoding="utf-8") != readme())
-    path.write_text(readme(), encoding="utf-8")
+    text, pictures = readme()
+    made = {ROOT / p: b for p, b in [("README.md", text.encode()), *pictures.items()]}
+    if "--check" not in sys.argv:
+        for p, b in made.items():
+            p.parent.mkdir(parents=True, exist_ok=True)
+            p.write_bytes(b)
+        return
+    stale = [str(p.relative_to(ROOT)) for p, b in made.items() if not p.exists() or p.read_bytes() != b]
+    if stale: sys.exit(f"not made from nbs/index.ipynb: {', '.join(stale)}; run make readme")
 
 if __name__ == "__main__": main()

@@ -5,8 +5,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 def tree():
-    "Every notebook, exported module and the README, with its bytes."
-    files = [*ROOT.glob("nbs/**/*.ipynb"), *ROOT.glob("videop2r/*.py"), ROOT / "README.md"]
+    "Every notebook and picture, exported module and the README, with its bytes."
+    files = [*ROOT.glob("nbs/**/*.ipynb"), *ROOT.glob("nbs/images/*"), *ROOT.glob("videop2r/*.py"), ROOT / "README.md"]
     return {f: f.read_bytes() for f in files if ".ipynb_checkpoints" not in f.parts and f.exists()}
 
 def main():
