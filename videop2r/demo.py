@@ -29,7 +29,7 @@ from .tokens import Coder
 from .video import contact_sheet, png_data_uri, read_media
 from .world import World, make_records, samples
 
-# %% ../nbs/21_demo.ipynb #97fea2b5
+# %% ../nbs/21_demo.ipynb #3dd19225
 BOUNDS = Bounds(perception=(14, 40), reasoning=(12, 24))
 RECIPE = Recipe(bounds=BOUNDS, how="lenient")
 
@@ -43,8 +43,8 @@ class Preset:
     frames: int = 8
     rank: int = 16
     world: World = World(distractors=2, brief=.05)
-    sft: SFT = SFT(steps=240, batch=32, lr=1e-3)
-    rl: RL = RL(RECIPE, steps=140, prompts=16, g=8, limit=56, lr=8e-4, beta=.02)
+    sft: SFT = SFT(steps=240, batch=32, lr=2e-3)
+    rl: RL = RL(RECIPE, steps=120, prompts=16, g=8, limit=56, lr=8e-4, beta=.02)
 
 PRESETS = dict(default=Preset(), smoke=Preset(records=90, rl_records=32, heldout=45, probe=18, sft=SFT(steps=60, batch=16, lr=2e-3),
                                               rl=RL(RECIPE, steps=3, prompts=4, g=4, limit=56, lr=3e-4, beta=.02, save_every=1)))
@@ -242,11 +242,12 @@ def assemble(run: Run, done: dict) -> dict:
                 sft={k: f[k] for k in ("rows", "template", "sampled_sufficiency", "sampled_answer", "n")}, rl=rl, table=e["table"], compare=e["compare"], by_kind=e["by_kind"],
                 example=_sheet(run, done["rl"]["pagrpo"]["example"]), quarantine=t["quarantine"] + f["quarantine"] + e["quarantine"], notes=notes(run, f, rl, e))
 
-# %% ../nbs/21_demo.ipynb #1342d28a
+# %% ../nbs/21_demo.ipynb #aa973727
 def notes(run, f, rl, e):
     "Caveats of this run, computed from its figures."
     out = [f"One seed ({run.seed}); intervals are over records or steps, not over seeds."]
-    if f["template"] < .95: out.append(f"After SFT only {f['template']:.0%} of sampled responses follow the template (95% wanted).")
+    greedy = next(row["format"]["mean"] for row in e["table"] if row["arm"] == "sft")
+    if min(greedy, f["template"]) < .95: out.append(f"After SFT {greedy:.0%} of greedy responses follow the template, and {f['template']:.0%} of those sampled at temperature 1 (95% wanted).")
     if not .4 <= f["sampled_sufficiency"] <= .8: out.append(f"After SFT sampled sufficiency is {f['sampled_sufficiency']:.2f}, outside .4 to .8, so RL has little room or little signal.")
     for k, c in rl["pagrpo"]["change"].items():
         if k.startswith("reward") and c["lo"] <= 0: out.append(f"PA-GRPO's {k.replace('_', ' of ')} did not clearly rise: {c['diff']:+.3f} [{c['lo']:+.3f}, {c['hi']:+.3f}].")
