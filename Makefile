@@ -22,7 +22,7 @@ demo: $(STAMP)  ## run the whole pipeline in small; options in ARGS
 test: $(STAMP)  ## notebooks, tests, generated files, and the demo's smoke preset
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 nbs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/unchanged.py
+	$(BIN)/python scripts/unchanged.py
 	out=$$(mktemp -d) && $(BIN)/videop2r demo --preset smoke --out "$$out/smoke" && rm -r "$$out"
 	@echo "make test: notebooks, tests, generated files and the smoke demo passed"
 

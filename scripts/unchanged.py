@@ -11,7 +11,8 @@ def tree():
 
 def main():
     before = tree()
-    for command in (["nbdev-export"], ["nbdev-clean"], [sys.executable, "scripts/readme.py"]): subprocess.run(command, cwd=ROOT, check=True)
+    bin = Path(sys.executable).parent
+    for command in ([bin / "nbdev-export"], [bin / "nbdev-clean"], [sys.executable, "scripts/readme.py"]): subprocess.run(command, cwd=ROOT, check=True)
     after = tree()
     changed = sorted(f for f in before.keys() | after.keys() if before.get(f) != after.get(f))
     for f in changed: f.write_bytes(before[f]) if f in before else f.unlink()
