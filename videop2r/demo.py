@@ -6,8 +6,8 @@
 __all__ = ['BOUNDS', 'RECIPE', 'PRESETS', 'ARMS', 'BRIEF', 'PACKAGES', 'Preset', 'Run', 'open_run', 'teach', 'fine_tune',
            'rl_arm', 'reinforce', 'change', 'examine', 'machine', 'assemble', 'notes', 'demo']
 
-# %% ../nbs/21_demo.ipynb #7ab0f2c9
-import json, math, os, platform, random, time
+# %% ../nbs/21_demo.ipynb #b85649e0
+import json, math, os, platform, random, sys, time
 import multiprocessing as mp
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -155,7 +155,7 @@ def _telling(r):
     total = r.table.total().nan_to_num().unflatten(0, (-1, r.g))
     return int(total.std(1).min(-1).values.argmax())
 
-# %% ../nbs/21_demo.ipynb #3d34700d
+# %% ../nbs/21_demo.ipynb #3f471699
 def rl_arm(run: Run, arm: str, position: int):
     "One RL run in a process of its own; its result in `stages/<arm>.json`."
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // len(ARMS)))
@@ -172,7 +172,8 @@ def rl_arm(run: Run, arm: str, position: int):
         rows = train_rl(model, coder, records, prompts, features, ORACLE, settings, out, label=f"{arm:6}", hook=keep)
         model.save_pretrained(str(out / "adapter"), selected_adapters=["policy"])
         return dict(rows=rows, quarantine=bad, example=seen)
-    run.stage(arm, work)
+    try: run.stage(arm, work)
+    except KeyboardInterrupt: sys.exit(130) # the parent says what to do
 
 # %% ../nbs/21_demo.ipynb #7a6e7eea
 def reinforce(run: Run) -> dict:

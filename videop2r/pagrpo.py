@@ -87,7 +87,7 @@ def _restore(path, model, optimizer):
     optimizer.load_state_dict(state["optimizer"])
     return state["rows"]
 
-# %% ../nbs/16_pagrpo.ipynb #86fb692b
+# %% ../nbs/16_pagrpo.ipynb #b310f2c2
 class Loop:
     "The state of a run: model, optimizer, order of prompts, finished rows."
     def __init__(self, model, coder, records, prompts, features, judge, s: RL, out=None):
@@ -95,12 +95,13 @@ class Loop:
         self.data, self.params = (records, prompts, features), [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.params, lr=s.lr, weight_decay=0.)
         self.rows = _restore(out / "state.pt", model, self.optimizer) if out else []
-        self.order = list(batches(len(prompts), s.prompts, s.steps, s.seed))
+        self.order, self.whole = list(batches(len(prompts), s.prompts, s.steps, s.seed)), True
 
     def save(self):
-        if self.out: _save(self.out / "state.pt", self.model, self.optimizer, self.rows)
+        "Write a checkpoint, unless an interruption fell between an update and its row."
+        if self.out and self.whole: _save(self.out / "state.pt", self.model, self.optimizer, self.rows)
 
-# %% ../nbs/16_pagrpo.ipynb #c738e830
+# %% ../nbs/16_pagrpo.ipynb #4cb7376a
 @patch
 def step(self: Loop, step: int):  # (row, Rollout)
     "One step: rollouts, update, metrics."
@@ -111,10 +112,12 @@ def step(self: Loop, step: int):  # (row, Rollout)
     for group in self.optimizer.param_groups: group["lr"] = s.lr * min(1., (step + 1) / max(1, s.warmup))
     metrics = backward(self.model, self.coder, prompts, features, r, s)
     norm = torch.nn.utils.clip_grad_norm_(self.params, s.max_norm).item()
+    self.whole = False
     self.optimizer.step()
     self.optimizer.zero_grad(set_to_none=True)
     seconds = {f"seconds_{k}": v for k, v in dict(r.seconds, update=time.time() - start).items()}
     self.rows.append(dict(step=step, **describe(r), **metrics, grad_norm=norm, **seconds))
+    self.whole = True
     return self.rows[-1], r
 
 # %% ../nbs/16_pagrpo.ipynb #f3c9b4b9
