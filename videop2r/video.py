@@ -7,9 +7,9 @@ __all__ = ['READER', 'FAULTS', 'READ', 'PATCHES', 'VideoError', 'sample_indices'
            'read_image', 'read_media', 'smart_resize', 'resize', 'patchify', 'Visual', 'prepare', 'contact_sheet',
            'png_data_uri']
 
-# %% ../nbs/02_video.ipynb #a0029951
+# %% ../nbs/02_video.ipynb #e0b95287
 import base64, io, math, re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 import av, numpy as np, torch
@@ -31,11 +31,11 @@ def sample_indices(
     if total < 1 or n < 1: raise VideoError(f"{n} frames of a clip with {total}: both must be at least 1")
     return np.linspace(0, total - 1, n).round().astype(int).tolist()
 
-# %% ../nbs/02_video.ipynb #f9ef3aef
+# %% ../nbs/02_video.ipynb #2d1abd2d
 @dataclass(eq=False)
 class Clip:
     "Sampled frames and their times; `VideoError` for an array of another shape or type."
-    frames: np.ndarray      # uint8, f h w c
+    frames: np.ndarray = field(repr=False) # uint8, f h w c
     fps: float              # of these frames, not of the file
     indices: list = None    # of these frames in the file
     timestamps: list = None # seconds
@@ -187,11 +187,11 @@ def patchify(
     patches = rearrange(frames, PATCHES, tp=temporal, mh=merge, mw=merge, ph=patch, pw=patch)
     return patches, (len(frames) // temporal, h // patch, w // patch)
 
-# %% ../nbs/02_video.ipynb #aef134c8
+# %% ../nbs/02_video.ipynb #cc7d8092
 @dataclass(eq=False)
 class Visual:
     "A clip as the vision tower reads it."
-    patches: torch.Tensor   # float, n d
+    patches: torch.Tensor = field(repr=False) # float, n d
     grid: tuple             # (t, h, w), counted in patches
     kind: str               # "video" or "image"
     seconds_per_grid: float # time from one layer of patches to the next; not used for an image
