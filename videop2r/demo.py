@@ -29,7 +29,7 @@ from .tokens import Coder
 from .video import contact_sheet, png_data_uri, read_media
 from .world import World, make_records, samples
 
-# %% ../nbs/21_demo.ipynb #3dd19225
+# %% ../nbs/21_demo.ipynb #97fea2b5
 BOUNDS = Bounds(perception=(14, 40), reasoning=(12, 24))
 RECIPE = Recipe(bounds=BOUNDS, how="lenient")
 
@@ -43,8 +43,8 @@ class Preset:
     frames: int = 8
     rank: int = 16
     world: World = World(distractors=2, brief=.05)
-    sft: SFT = SFT(steps=240, batch=32, lr=2e-3)
-    rl: RL = RL(RECIPE, steps=120, prompts=16, g=8, limit=56, lr=8e-4, beta=.02)
+    sft: SFT = SFT(steps=240, batch=32, lr=1e-3)
+    rl: RL = RL(RECIPE, steps=140, prompts=16, g=8, limit=56, lr=8e-4, beta=.02)
 
 PRESETS = dict(default=Preset(), smoke=Preset(records=90, rl_records=32, heldout=45, probe=18, sft=SFT(steps=60, batch=16, lr=2e-3),
                                               rl=RL(RECIPE, steps=3, prompts=4, g=4, limit=56, lr=3e-4, beta=.02, save_every=1)))
@@ -220,7 +220,7 @@ def examine(run: Run) -> dict:
     return dict(table=[dict(arm=a, **summarise(r)) for a, r in rows.items()], compare=dict(sufficient=pair("sufficient"), answer=pair("answer")),
                 by_kind={k: {a: kinds[a][k] for a in rows} for k in kinds["base"]}, quarantine=bad)
 
-# %% ../nbs/21_demo.ipynb #21cc0be1
+# %% ../nbs/21_demo.ipynb #6bf7f52a
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "decord", "av", "einops")
 
 def machine():
@@ -241,7 +241,7 @@ def assemble(run: Run, done: dict) -> dict:
     return dict(title="VideoP2R in small", preset=run.preset, seed=run.seed, settings=asdict(run.sizes), versions={p: version(p) for p in PACKAGES}, machine=machine(), stages=stages,
                 **{"yield": [dict(step=k, n=n) for k, n in t["steps"].items()]}, yield_by_type=t["types"], rejected=t["rejected"],
                 sft={k: f[k] for k in ("rows", "template", "sampled_sufficiency", "sampled_answer", "n")}, rl=rl, table=e["table"], compare=e["compare"], by_kind=e["by_kind"],
-                example=_sheet(run, done["rl"]["pagrpo"]["example"]), quarantine=t["quarantine"] + f["quarantine"] + e["quarantine"], notes=notes(run, f, rl, e))
+                example=_sheet(run, done["rl"]["pagrpo"]["example"]), quarantine=[q for d in (t, f, done["rl"]["pagrpo"], e) for q in d["quarantine"]], notes=notes(run, f, rl, e))
 
 # %% ../nbs/21_demo.ipynb #aa973727
 def notes(run, f, rl, e):
