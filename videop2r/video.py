@@ -31,7 +31,7 @@ def sample_indices(
     if total < 1 or n < 1: raise VideoError(f"{n} frames of a clip with {total}: both must be at least 1")
     return np.linspace(0, total - 1, n).round().astype(int).tolist()
 
-# %% ../nbs/02_video.ipynb #2d1abd2d
+# %% ../nbs/02_video.ipynb #891302f7
 @dataclass(eq=False)
 class Clip:
     "Sampled frames and their times; `VideoError` for an array of another shape or type."
@@ -39,7 +39,7 @@ class Clip:
     fps: float              # of these frames, not of the file
     indices: list = None    # of these frames in the file
     timestamps: list = None # seconds
-    path: str = ""
+    path: str = field(default="", repr=False) # the sheet shows its name
     kind: str = "video"     # or "image"
 
     def __post_init__(self):
