@@ -102,7 +102,8 @@ def test_change_has_an_interval():
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_ctrl_c_leaves_what_is_finished_and_a_second_run_goes_on(tmp_path):
     command = [sys.executable, "-m", "videop2r.cli", "demo", "--preset", "smoke", "--out", str(tmp_path / "run"), "--samples", str(SAMPLES)]
-    p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # a background job inherits SIGINT as ignored
     for _ in range(600):
         if (tmp_path / "run" / "stages" / "traces.json").exists() or p.poll() is not None: break
         time.sleep(.1)
