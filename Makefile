@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 STAMP := .venv/.installed
 
-.PHONY: help demo test lab readme clean .venv
+.PHONY: help demo test storm lab readme clean .venv
 help:  ## list the targets
 	@grep -E '^[a-z.]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
@@ -25,6 +25,9 @@ test: $(STAMP)  ## notebooks, tests, generated files, and the demo's smoke prese
 	$(BIN)/python scripts/unchanged.py
 	out=$$(mktemp -d) && $(BIN)/videop2r demo --preset smoke --out "$$out/smoke" && rm -r "$$out"
 	@echo "make test: notebooks, tests, generated files and the smoke demo passed"
+
+storm: $(STAMP)  ## the long tests too: hundreds of damaged clips, kills at random moments
+	VIDEOP2R_STORM=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab nbs

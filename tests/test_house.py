@@ -30,7 +30,7 @@ def test_cells_are_short(book):
     assert max(sizes) <= 30
     assert len(sizes) < 10 or sizes[int(.9 * (len(sizes) - 1))] <= 20
 
-@pytest.mark.parametrize("path", [*BOOKS, *ROOT.glob("tests/*.py"), *ROOT.glob("scripts/*.py")], ids=lambda p: p.name)
+@pytest.mark.parametrize("path", [*BOOKS, *ROOT.glob("tests/*.py"), *ROOT.glob("scripts/*.py"), *ROOT.glob("benchmarks/*.py")], ids=lambda p: p.name)
 def test_functions_are_short(path):
     sources = cells(path) if path.suffix == ".ipynb" else [path.read_text()]
     found = [(n.name, n.end_lineno - n.lineno + 1) for s in sources for n in ast.walk(tree(s)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
@@ -51,7 +51,7 @@ def test_stored_outputs_are_small_and_whole(book):
     assert not [o for c in nb["cells"] for o in c.get("outputs", []) if o["output_type"] == "error"]
 
 def test_no_paths_of_a_machine():
-    pattern = re.compile("|".join(["/" + "work/", "/" + "tmp/src", "/" + "root/", "/" + "home/[a-z]"]))
+    pattern = re.compile("|".join(["/" + "work/", "/" + "tmp/src", "/" + "tmp/wt", "/" + "root/", "/" + "home/[a-z]"]))
     files = [p for ext in ("ipynb", "py", "md", "ini", "toml", "txt") for p in ROOT.glob(f"**/*.{ext}") if not {".venv", "runs", "build"} & set(p.relative_to(ROOT).parts)]
     assert not [(p.name, m[0]) for p in files if (m := pattern.search(p.read_text()))]
 
