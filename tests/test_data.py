@@ -1,8 +1,8 @@
 "Records and plans under bad input, at size, and without a tensor library."
-import gzip, json, random, subprocess, sys
+import gzip, json, random, re, subprocess, sys
 import pytest
 from hypothesis import given, settings, strategies as st
-from videop2r.data import Record, RecordError, counts, read_jsonl, read_records, resolve, stratified, unique, write_jsonl
+from videop2r.data import OFFICIAL, VIDEO_R1, Journal, Record, RecordError, read_jsonl, read_records, resolve, to_form, write_jsonl, write_parts, write_records
 from videop2r.families import FAMILIES, Settings, SHAPES, family_of, plan, shape_of
 
 GOOD = dict(problem_id="1", problem="Which way?", problem_type="multiple choice", data_type="video", path="./a/1.mp4",
@@ -72,18 +72,18 @@ def test_truncated_and_false_archives(tmp_path):
 
 
 def test_other_bad_files(tmp_path):
+    (tmp_path / "empty").mkdir()
     (tmp_path / "latin.jsonl").write_bytes(b'{"problem": "\xe9"}\n')
-    for path, what in ((tmp_path / "latin.jsonl", "latin.jsonl"), (tmp_path / "none.jsonl", "no such file"), (tmp_path / "a.csv", "unknown kind"), (tmp_path, "unknown kind")):
+    for path, what in ((tmp_path / "latin.jsonl", "latin.jsonl"), (tmp_path / "none.jsonl", "no such file"), (tmp_path / "a.csv", "unknown kind"), (tmp_path / "empty", "holds no")):
         with pytest.raises(RecordError, match=what): list(read_records(path))
 
 
 def test_list_is_streamed_in_small_chunks(tmp_path):
     rows = [{**GOOD, "problem_id": str(i), "problem": "ü {[\\\"" * (i % 50 + 1)} for i in range(400)]
-    from videop2r.data import _list_items
+    from videop2r.data import _chunks, _list_items
     for text in (json.dumps(rows), json.dumps(rows, indent=2, ensure_ascii=False), "\ufeff" + json.dumps(rows)):
         file = written(tmp_path / "t.json", text)
-        for size in (7, 64, 1 << 20):
-            with open(file, encoding="utf-8") as f: assert [d for _, d in _list_items(f, "t", size)] == rows
+        for size in (7, 64, 1 << 20): assert [d for _, d in _list_items(_chunks(file, size), "t")] == rows
 
 
 def test_streaming_keeps_memory_small(tmp_path):
@@ -123,26 +123,13 @@ def test_tuples_become_lists_and_what_json_cannot_hold_is_refused(tmp_path):
     assert file.read_bytes() == before and [p.name for p in file.parent.iterdir()] == ["a.jsonl"]
 
 
-def test_duplicates():
-    bad, rows = [], [Record(problem_id=i) for i in "abcab"]
-    assert [r.problem_id for r in unique(rows, bad.append)] == list("abc") and [e.field for e in bad] == ["problem_id"] * 2
-
-
-@pytest.mark.parametrize("n", [0, 1, 7, 50, 100])
-def test_stratified_is_an_ordered_proportional_subset(n):
-    rows = [Record(problem_id=str(i), problem_type=t, data_type=m) for i, (t, m) in enumerate([("OCR", "image"), ("numerical", "video"), ("numerical", "image"), ("OCR", "image")] * 25)]
-    kept = stratified(rows, n, seed=3)
-    ids = [int(r.problem_id) for r in kept]
-    assert len(set(ids)) == n and ids == sorted(ids) and kept == stratified(iter(rows), n, seed=3)
-    assert all(abs(v - n * counts(rows)[k] / 100) < 1 for k, v in counts(kept).items())
-
-
-def test_resolve_follows_own_links_but_never_leaves_by_name(tmp_path):
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root" / "link").symlink_to(tmp_path / "disk")
-    assert resolve("link/a.mp4", tmp_path / "root") == tmp_path / "root" / "link" / "a.mp4"
-    for path in ("../disk/a", "link/../../disk/a", str(tmp_path / "disk"), str(tmp_path / "root2"), "", ".", "a\0"):
+def test_resolve_never_leaves_by_name_or_by_link(tmp_path):
+    for d in ("disk", "root/deep", "root2"): (tmp_path / d).mkdir(parents=True)
+    (tmp_path / "disk" / "a.mp4").touch()
+    for link, to in (("out", "disk"), ("deep/up", "root2"), ("inside", "root/deep")): (tmp_path / "root" / link).symlink_to(tmp_path / to)
+    (tmp_path / "alias").symlink_to(tmp_path / "root")
+    for root in ("root", "alias"): assert resolve("inside/b.mp4", tmp_path / root) == tmp_path / root / "inside" / "b.mp4"
+    for path in ("../disk/a", "deep/../../disk/a", str(tmp_path / "disk"), str(tmp_path / "root2"), "", ".", "a\0", "out/a.mp4", "deep/up", "inside/up/x"):
         with pytest.raises(RecordError, match="`path`"): resolve(path, tmp_path / "root")
 
 
@@ -201,3 +188,102 @@ def test_a_plan_that_does_not_fit_says_what_to_turn():
     assert plan("7b", group=16).sampling > plan("7b").sampling
     for wrong in (dict(frames=0), dict(group=-1), dict(weights="int3")):
         with pytest.raises(ValueError): Settings(**wrong)
+
+
+SFT = dict(problem="Which way?", options=["A. left", "B. right"], solution="<answer>B</answer>", answer="B", path="./a/1.mp4", data_source="STAR", data_type="video", problem_type="multiple choice",
+           observation="It goes right.", process="<think>So right.</think>", output="<observation>It goes right.</observation> <think>So right.</think><answer>B</answer>",
+           problem_id=1, reward=1.0, select=True, clean_version=None)
+FILES = {"official SFT": SFT, "official RL": {k: str(v) for k, v in SFT.items()}, "Video-R1": {k: SFT[k] for k in VIDEO_R1}, "CoT-165k": {k: SFT[k] for k in (*VIDEO_R1, "process")},
+         "evaluation": {**{k: SFT[k] for k in VIDEO_R1}, "original_question_type": "action", "duration": 3.5, "videoID": None}, "ours": Record.from_dict(SFT).to_dict()}
+
+
+@pytest.mark.parametrize("form", FILES)
+@pytest.mark.parametrize("ending", ["json.gz", "json", "jsonl", "jsonl.gz"])
+def test_every_form_comes_back_equal(tmp_path, form, ending):
+    rows = [{**FILES[form], "problem_id": type(FILES[form]["problem_id"])(i)} for i in range(5)]
+    source = written(tmp_path / f"in.{ending}", json.dumps(rows) if "jsonl" not in ending else "\n".join(map(json.dumps, rows)), pack=ending.endswith("gz"))
+    assert write_records(read_records(source), tmp_path / f"out.{ending}", "same") == 5
+    text = (gzip.open if ending.endswith("gz") else open)(tmp_path / f"out.{ending}", "rt", encoding="utf-8").read()
+    assert (json.loads(text) if "jsonl" not in ending else [json.loads(l) for l in text.splitlines()]) == rows
+
+
+plain = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+@settings(max_examples=80, deadline=None)
+@given(form=st.sampled_from(sorted(FILES)), change=st.dictionaries(st.sampled_from(["observation", "process", "data_source", "unheard_of"]), plain), more=st.dictionaries(plain, value, max_size=3))
+def test_unchanged_records_are_written_as_they_were(form, change, more):
+    d = {**more, **FILES[form], **change}
+    assert to_form(Record.from_dict(d), "same") == d
+
+
+@settings(max_examples=80, deadline=None)
+@given(form=st.sampled_from(["official SFT", "official RL", "Video-R1"]), observation=plain, reward=st.none() | st.floats(0, 1), select=st.none() | st.booleans())
+def test_changed_records_read_back_changed(form, observation, reward, select):
+    r = Record.from_dict(FILES[form])
+    r.observation, r.reward, r.select = observation, reward, select
+    for how in ("same", "official", "strings"): assert Record.from_dict(to_form(r, how)) == r
+    assert form != "official RL" or all(isinstance(v, str) for v in to_form(r, "same").values())
+
+
+def test_parts_read_as_the_release_says(tmp_path):
+    names = write_parts((Record.from_dict({**SFT, "problem_id": i}) for i in range(25)), tmp_path / "VideoP2R.json.gz", size=2)
+    assert [p.name for p in names[:2]] == ["VideoP2R.part1of13.json.gz", "VideoP2R.part2of13.json.gz"] and sorted(tmp_path.iterdir()) == sorted(names)
+    rows = []
+    for p in names:
+        with gzip.open(p, "rt", encoding="utf-8") as f: rows += json.load(f)
+    assert [r["problem_id"] for r in rows] == [str(i) for i in range(25)] == [r.problem_id for r in read_records(tmp_path)] and set(rows[0]) == set(OFFICIAL)
+
+
+def child(code, *args):
+    "Run code in a process of its own that may not map more than a small amount beyond Python."
+    bound = "import resource; resource.setrlimit(resource.RLIMIT_AS, (600 << 20,) * 2)\n"
+    return subprocess.run([sys.executable, "-c", bound + code, *map(str, args)], capture_output=True, text=True)
+
+
+READ = "import sys; from videop2r.data import *\ntry: print(sum(1 for r in read_records(sys.argv[1], print)))\nexcept RecordError as e: print('refused:', e)"
+
+def bomb(path, head, block, times, tail=b""):
+    with gzip.open(path, "wb", compresslevel=9) as f:
+        f.write(head)
+        for _ in range(times): f.write(block)
+        f.write(tail)
+    return path
+
+
+@pytest.mark.parametrize("name, head, block, times, tail, what", [
+    ("field.json.gz", b'[{"problem": "', b"x" * (1 << 20), 100, b'"}]', "longer than 16 MB"), ("spaces.json.gz", b"[", b" " * (1 << 20), 200, b"]", "gzip bomb"),
+    ("lines.jsonl.gz", b"", b"\n" * (1 << 20), 200, b"", "gzip bomb"), ("line.jsonl.gz", b'{"problem": "', b"x" * (1 << 20), 100, b'"}', "longer than 16 MB"),
+    ("nested.json.gz", b"[", b"[" * (1 << 20), 40, b"", "breaks off|longer than 16 MB|not valid"), ("many.json.gz", b"[{}", b",{}" * (1 << 18), 60, b"]", "gzip bomb")])
+def test_bombs_are_refused_in_little_memory(tmp_path, name, head, block, times, tail, what):
+    ran = child(READ.replace("print))", "lambda e: None))"), bomb(tmp_path / name, head, block, times, tail))
+    assert ran.returncode == 0, ran.stderr[-500:]
+    assert "refused:" in ran.stdout and name in ran.stdout and re.search(what, ran.stdout)
+
+
+def test_a_long_field_in_a_plain_file_is_refused(tmp_path):
+    file = written(tmp_path / "a.json", json.dumps([GOOD, {**GOOD, "problem": "x" * 100_000_000}]))
+    ran = child(READ, file)
+    assert ran.returncode == 0 and "refused: a.json[1]: one record is longer than 16 MB" in ran.stdout
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_files_raise_nothing_but_record_errors(tmp_path_factory, data):
+    rows = json.dumps([GOOD, AS_STRINGS, SFT]).encode()
+    ending = data.draw(st.sampled_from(["json", "json.gz", "jsonl", "jsonl.gz"]))
+    raw = bytearray(gzip.compress(rows) if ending.endswith("gz") else rows)
+    for _ in range(data.draw(st.integers(0, 4))): raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    file = tmp_path_factory.mktemp("fuzz") / f"a.{ending}"
+    file.write_bytes(bytes(raw[:data.draw(st.integers(0, len(raw)))]))
+    try: list(read_records(file, lambda e: None))
+    except RecordError as e: assert file.name in str(e)
+
+
+def test_a_journal_survives_a_cut_at_every_byte(tmp_path):
+    Journal(tmp_path / "a").add(dict(id=1), dict(id="ü"))
+    whole = (tmp_path / "a").read_bytes()
+    for n in range(len(whole) + 1):
+        (tmp_path / "b").write_bytes(whole[:n])
+        j = Journal(tmp_path / "b")
+        j.add(dict(id=3))
+        assert [r["id"] for r in Journal(tmp_path / "b").rows] == [1, "ü"][:whole[:n].count(b"\n")] + [3]
