@@ -26,16 +26,49 @@ def _report(a):
     import json, pathlib
     print(write_report(json.loads((pathlib.Path(a.dir) / "report.json").read_text()), a.dir))
 
-# %% ../nbs/22_cli.ipynb #34873ff0
-def _data(a):
-    from videop2r.data import counts, read_records
-    bad, good = [], []
-    for r in read_records(a.path, bad.append):
-        good.append(r)
-        if a.what == "show" and len(good) <= a.n: print(r._repr_markdown_(), end="\n\n")
-    for e in bad: print(f"bad record: {e}", file=sys.stderr)
-    print(counts(good)._repr_markdown_() if a.what == "stats" else f"{len(good)} good records, {len(bad)} bad")
-    return 1 if bad else 0
+# %% ../nbs/22_cli.ipynb #a3f1eda1
+def _fault(e): print(f"bad record: {e}", file=sys.stderr)
+
+def _show(a):
+    import itertools
+    from videop2r.data import read_records
+    records = list(itertools.islice(read_records(a.files, _fault), a.n))
+    for r in records: print(r._repr_markdown_(), end="\n\n")
+    if a.media:
+        from videop2r.media import gallery
+        with open(a.html, "w", encoding="utf-8") as f: f.write(f"<!doctype html><meta charset=utf-8><title>records</title>{gallery(records, a.media)}")
+        print(f"with their media: {a.html}")
+
+def _check(a):
+    from videop2r.corpus import check
+    good, faults = check(a.files, a.media, _fault)
+    print(f"{good:,} good records, {faults:,} bad")
+    return 1 if faults else 0
+
+def _stats(a):
+    from videop2r.corpus import survey
+    found = survey(a.files)
+    print(found._repr_markdown_())
+    if a.plot:
+        found.plot().figure.savefig(a.plot, dpi=120)
+        print(f"\nwords of each process: {a.plot}")
+
+# %% ../nbs/22_cli.ipynb #b02ae481
+def _subset(a):
+    from videop2r.corpus import subset
+    print(subset(a.files, a.n, a.out, a.seed, on_bad=_fault)._repr_markdown_())
+    print(f"\nrecords: {a.out}/records.json.gz, the media they need: {a.out}/media.txt")
+
+def _convert(a):
+    from videop2r.corpus import convert
+    for f in convert(a.files, a.out, a.form, a.part, a.drop, _fault if a.skip_bad else None): print(f)
+
+def _audit(a):
+    from videop2r.data import read_records
+    from videop2r.media import audit
+    found = audit(a.media, read_records(a.files, _fault) if a.files else None, a.out, a.workers, a.seconds, a.frames)
+    print(found._repr_markdown_() + f"\n\nfindings: {a.out}/audit.jsonl, media to leave out: {a.out}/quarantine.jsonl")
+    return 1 if found.quarantine else 0
 
 # %% ../nbs/22_cli.ipynb #1a49859b
 def gigabytes(text):
@@ -43,8 +76,26 @@ def gigabytes(text):
     try: return float(text.lower().removesuffix("gb").strip())
     except ValueError: raise argparse.ArgumentTypeError(f"{text!r}: give gigabytes, as in 24GB") from None
 
-# %% ../nbs/22_cli.ipynb #a9c427b4
-_NEW = dict(
+# %% ../nbs/22_cli.ipynb #8ace602d
+_FILES = ("files", dict(nargs="+", help=".jsonl, .json, either with .gz, a folder of parts, or a pattern in quotes"))
+_MEDIA = "folder of the media"
+
+_DATA = dict(
+    show=(_show, "print records, and make a page of them with their media", [_FILES, ("-n", dict(type=int, default=3, help="how many")), ("--media", dict(help=_MEDIA)),
+        ("--html", dict(default="records.html", help="the page, where --media is given"))]),
+    check=(_check, "name every bad record: file, place, field, remedy", [_FILES, ("--media", dict(help=f"{_MEDIA}, to look for each file too"))]),
+    stats=(_stats, "count types, media, sources and words", [_FILES, ("--plot", dict(help="draw the words of each process, as .png, .svg or .pdf"))]),
+    subset=(_subset, "draw a part with the same mix, and list the media it needs", [_FILES, ("-n", dict(type=int, default=200, help="records to keep")),
+        ("--out", dict(default="subset", help="folder to write")), ("--seed", dict(type=int, default=0))]),
+    convert=(_convert, "write a set in another form", [_FILES, ("--out", dict(required=True, help=".jsonl, .json, or either with .gz")),
+        ("--form", dict(default="official", choices=("ours", "official", "strings", "video-r1", "same"))), ("--part", dict(type=int, default=0, help="records a part; 0 for one file")),
+        ("--drop", dict(action="store_true", help="let fields go that the form does not have")), ("--skip-bad", dict(action="store_true", help="name bad records and go on"))]),
+    audit=(_audit, "open every medium once, each in a process that may hang or die", [("files", dict(nargs="*", help="records; without them, all media of the folder")),
+        ("--media", dict(required=True, help=_MEDIA)), ("--out", dict(default="audit", help="folder of the findings; run again to go on")), ("--workers", dict(type=int, default=2)),
+        ("--seconds", dict(type=float, default=20., help="time limit for one medium")), ("--frames", dict(type=int, default=16))]))
+
+# %% ../nbs/22_cli.ipynb #eea1b985
+_COMMANDS = dict(
     demo=(_demo, "the whole pipeline in small, with a report", [
         ("--preset", dict(default="default", help="smoke (a minute) or default (ten)")), ("--out", dict(help="folder of the run; runs/<preset>-seed<seed> unless given")),
         ("--seed", dict(type=int, default=0)), ("--samples", dict(help="folder data_samples of the repository, for an installed wheel"))]),
@@ -52,23 +103,26 @@ _NEW = dict(
         ("--model", dict(default="7b", help="3b, 7b, or a folder with config.json")), ("--gpu", dict(type=gigabytes, help="memory of the card, as in 24GB")),
         ("--frames", dict(type=int, default=16)), ("--pixels", dict(type=int, default=128 * 28 * 28, help="most pixels a frame")),
         ("--group", dict(type=int, default=8, help="rollouts a prompt")), ("--completion", dict(type=int, default=768, help="most new tokens"))]),
-    data=(_data, "show, check or count records", [("what", dict(choices=("show", "check", "stats"))), ("path", dict(help=".jsonl, .json or .json.gz")),
-        ("-n", dict(type=int, default=3, help="records to show"))]),
+    data=(_DATA, "records and media of a set: look, check, count, cut, convert, audit", []),
     ask=(_ask, "ask a checkpoint about a video or an image", [("checkpoint", dict(help="folder or hub name")), ("file", {}), ("question", {}),
         ("--frames", dict(type=int, default=8))]),
     report=(_report, "draw report.html again from a run's report.json", [("dir", dict(help="folder of the run"))]))
 
-# %% ../nbs/22_cli.ipynb #a776e89a
+# %% ../nbs/22_cli.ipynb #f627332a
+def _add(commands, table, prefix=""):
+    "Add the commands of a table; a table in a command's place holds its own commands."
+    for name, (run, about, arguments) in table.items():
+        c = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        for flag, how in arguments: c.add_argument(flag, **how)
+        if isinstance(run, dict): _add(c.add_subparsers(metavar="action", required=True), run, f"{name} ")
+        else: c.set_defaults(run=run, command=prefix + name)
+
 def parser():
     "The parser with all commands."
     p = argparse.ArgumentParser("videop2r", description="See first, think second: VideoP2R and PA-GRPO.")
     p.add_argument("--version", action="store_true", help="print the version")
     p.add_argument("--debug", action="store_true", help="show where an error comes from")
-    commands = p.add_subparsers(dest="command", metavar="command")
-    for name, (run, about, arguments) in _NEW.items():
-        c = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
-        c.set_defaults(run=run)
-        for flag, how in arguments: c.add_argument(flag, **how)
+    _add(p.add_subparsers(dest="command", metavar="command"), _COMMANDS)
     return p
 
 # %% ../nbs/22_cli.ipynb #8d9f1df7
