@@ -7,20 +7,20 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize as family_resize
 from videop2r import video
 from videop2r.families import FAMILIES
-from videop2r.video import (READER, Clip, VideoError, _pyav, contact_sheet, patchify, png_data_uri, prepare, read_clip,
-                            read_image, read_media, resize, sample_indices, sampled_fps, smart_resize)
+from videop2r.video import (DECODERS, Clip, VideoError, at_rate, contact_sheet, decoders, patchify, png_data_uri, prepare, read_clip,
+                            read_image, read_media, resize, sample_indices, sampled_fps, smart_resize, table_of)
 
 settings.register_profile("steady", deadline=None, database=None, derandomize=True)
 settings.load_profile("steady")
 QWEN = FAMILIES["qwen2_5_vl"]
-READERS = sorted({READER, _pyav}, key=lambda f: f.__name__)
+HERE = decoders()
 
 
-def film(path, n=33, h=84, w=84, fps=10, times=None, codec="libx264", **options):
+def film(path, n=33, h=84, w=84, fps=10, times=None, codec="libx264", pix_fmt="yuv420p", movflags="", **options):
     rng = np.random.default_rng(n)
-    with av.open(str(path), "w", options=options) as out:
-        s = out.add_stream(codec, rate=fps)
-        s.height, s.width, s.pix_fmt = h, w, "yuv420p"
+    with av.open(str(path), "w", options=dict(movflags=movflags) if movflags else {}) as out:
+        s = out.add_stream(codec, rate=fps, options=options)
+        s.height, s.width, s.pix_fmt = h, w, pix_fmt
         if times: s.codec_context.time_base = Fraction(1, 1000)
         for i in range(n):
             a = rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
@@ -45,23 +45,26 @@ def test_indices_stay_in_the_clip_and_in_order(total, n):
                                   dict(times=[i * i * 10 for i in range(33)])], ids=str)
 def test_readers_agree(tmp_path, case):
     path = film(tmp_path / "a.mp4", **case)
-    one, two = (read_clip(path, 8, r) for r in (READER, _pyav))
-    assert one.indices == two.indices and (one.frames == two.frames).all()
-    assert one.timestamps == pytest.approx(two.timestamps, abs=1e-5) and one.fps == pytest.approx(two.fps, rel=1e-5)
+    whole = frames_in_order(path)
+    for d in HERE:
+        for n in (1, 3, 8, 40):
+            clip = read_clip(path, n, decoder=d)
+            assert (clip.frames == np.stack([whole[i][1] for i in clip.indices])).all()
+            assert clip.timestamps == pytest.approx([whole[i][0] for i in clip.indices], abs=1e-6)
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("decoder", HERE)
 @pytest.mark.parametrize("n", [1, 2, 7, 33, 50])
-def test_true_rate(tmp_path, reader, n):
-    clip = read_clip(film(tmp_path / "a.mp4"), n, reader)
+def test_true_rate(tmp_path, decoder, n):
+    clip = read_clip(film(tmp_path / "a.mp4"), n, decoder=decoder)
     assert clip.timestamps == pytest.approx([i / 10 for i in clip.indices], abs=1e-5)
     assert clip.fps == pytest.approx((n - 1) / 3.2 if n > 1 else 10)
     assert clip.seconds == pytest.approx(3.2 if n > 1 else 0)
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("decoder", HERE)
 @pytest.mark.parametrize("damage", ["gone", "folder", "empty", "half", "text", "cut_after_index", "zeros", "sound"])
-def test_damaged_files_are_named(tmp_path, reader, damage):
+def test_damaged_files_are_named(tmp_path, decoder, damage):
     path = tmp_path / f"{damage}.mp4"
     whole = film(tmp_path / "whole.mp4", 120, movflags="faststart").read_bytes()
     if damage == "folder": path.mkdir()
@@ -71,7 +74,7 @@ def test_damaged_files_are_named(tmp_path, reader, damage):
     if damage == "cut_after_index": path.write_bytes(whole[:len(whole) // 2])
     if damage == "zeros": path.write_bytes(whole[:len(whole) // 2] + bytes(20000) + whole[len(whole) // 2 + 20000:])
     if damage == "sound": sound(path)
-    with pytest.raises(VideoError) as e: read_clip(path, 8, reader)
+    with pytest.raises(VideoError) as e: read_clip(path, 8, decoder=decoder)
     text = str(e.value)
     assert str(path) in text and any(r in text for r in ("fetch", "check the path")) and "\n" not in text
 
@@ -177,5 +180,75 @@ def test_sheets():
     with pytest.raises(ValueError, match="columns"): contact_sheet(clip, columns=0)
 
 
-def test_reader_is_chosen_in_one_place():
-    assert READER.__name__ == ("_decord" if video.decord else "_pyav")
+def frames_in_order(path):
+    "Time and picture of every frame, decoded from the start to the end."
+    with av.open(str(path)) as box: return [(f.time, f.to_ndarray(format="rgb24")) for f in box.decode(video=0)]
+
+
+CODECS = [dict(codec="libx265"), dict(codec="libx265", pix_fmt="yuv420p10le"), dict(codec="libvpx-vp9", ext="webm"), dict(codec="libsvtav1"), dict(codec="libsvtav1", pix_fmt="yuv420p10le"),
+          dict(codec="mpeg4", ext="avi"), dict(codec="libx264", ext="mkv"), dict(codec="libx264", ext="ts"), dict(codec="libx264", bf="3", g="12"), dict(codec="libx264", g="5", h=86, w=54), dict(codec="libx264", ext="avi")]
+
+@pytest.mark.parametrize("case", CODECS, ids=str)
+def test_codecs_and_containers_are_right_or_refused(tmp_path, case):
+    ext, case = case.get("ext", "mp4"), {k: v for k, v in case.items() if k != "ext"}
+    path = film(tmp_path / f"a.{ext}", **{**dict(h=90, w=122), **case})
+    whole, right = frames_in_order(path), 0
+    for d in HERE:
+        try: clip = read_clip(path, 7, decoder=d)
+        except VideoError as e: assert d != "pyav" and "cannot be read" in str(e)
+        else:
+            right += 1
+            assert (clip.frames == np.stack([whole[i][1] for i in clip.indices])).all() or d == "decord" and "10le" in str(case)
+    assert right
+
+
+def turn(path, degrees):
+    "Ask players to turn an .mp4, in its track header's matrix."
+    data, (a, b) = bytearray(path.read_bytes()), {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    at = data.index(b"tkhd") + 44
+    data[at:at + 36] = b"".join(int(v).to_bytes(4, "big", signed=True) for v in (a << 16, b << 16, 0, -b << 16, a << 16, 0, 0, 0, 1 << 30))
+    path.write_bytes(bytes(data))
+    return path
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_clips_filmed_upright_are_turned(tmp_path, degrees):
+    path = film(tmp_path / "a.mp4", h=60, w=100)
+    flat = np.stack([a for _, a in frames_in_order(path)])
+    turn(path, degrees)
+    want = np.rot90(flat, -degrees // 90, axes=(1, 2)) # the matrix turns clockwise
+    for d in HERE: assert (read_clip(path, 33, decoder=d).frames == want).all(), d
+
+
+def test_sampling_by_time(tmp_path):
+    path = film(tmp_path / "a.mp4", times=[100 * i if i < 20 else 2000 + 500 * (i - 20) for i in range(33)])
+    clip = read_clip(path, 64, at_rate(2.))
+    assert clip.timestamps == pytest.approx([0, .5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 6.5, 7, 7.5, 8], abs=1e-3) and clip.fps == pytest.approx(2.)
+    assert len(read_clip(path, 6, at_rate(2.)).indices) == 6 and len(read_clip(path, 64, at_rate(.01, least=3)).indices) == 3
+    assert read_clip(film(tmp_path / "b.mp4", n=1), 8, at_rate(2.)).indices == [0] * 4
+
+
+def test_late_starts_and_covers(tmp_path):
+    late = read_clip(film(tmp_path / "late.mkv", times=[5000 + 100 * i for i in range(33)]), 5)
+    assert late.timestamps[0] == pytest.approx(5., abs=.01) and late.seconds == pytest.approx(3.2, abs=.01)
+    sound(tmp_path / "s.mp4")
+    with pytest.raises(VideoError, match="no video stream"): table_of(tmp_path / "s.mp4")
+
+
+@given(st.lists(st.floats(.01, 2), min_size=1, max_size=60), st.integers(1, 40), st.floats(.1, 10))
+def test_a_rate_takes_the_frame_that_is_shown(gaps, n, fps):
+    times = np.cumsum(gaps).tolist()
+    got = at_rate(fps)(times, n)
+    assert len(got) <= max(n, 1) and got == sorted(got) and got[0] == 0 and 0 <= got[-1] < len(times)
+    span = times[-1] - times[0]
+    step = 1 / fps if 4 <= span * fps + 1 < n else span / max(len(got) - 1, 1)
+    for i, moment in zip(got, (times[0] + k * step for k in range(len(got)))): assert times[i] <= moment + 1e-5 and (i + 1 == len(times) or times[i + 1] > moment)
+
+
+def test_decoders_are_chosen_in_one_place(tmp_path, monkeypatch):
+    path = film(tmp_path / "a.mp4")
+    with pytest.raises(VideoError, match="'vlc' is not here: use one of pyav"): read_clip(path, 4, decoder="vlc")
+    monkeypatch.setitem(DECODERS, "far", ("no_such_module", None))
+    with pytest.raises(VideoError, match="'far' is not here"): read_clip(path, 4, decoder="far")
+    monkeypatch.setattr(video, "DECODER", "none")
+    with pytest.raises(VideoError, match="'none'"): read_clip(path, 4)
