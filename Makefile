@@ -14,6 +14,7 @@ $(STAMP): settings.ini setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	-$(BIN)/python -m pip install --quiet --no-deps --target .venv/torchvision torchvision==0.28.0  # for one test: the families' own video processors
 	@touch $@
 
 demo: $(STAMP)  ## run the whole pipeline in small; options in ARGS

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 # %% ../nbs/01_families.ipynb #e0fa6c94
 LORA = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
-# %% ../nbs/01_families.ipynb #40156f49
+# %% ../nbs/01_families.ipynb #ee4edd02
 @dataclass(frozen=True)
 class Family:
     "What an architecture fixes; the defaults are Qwen2.5-VL's."
@@ -31,6 +31,7 @@ class Family:
     tokens_per_second: float = 2     # temporal positions a second
     min_pixels: int = 4 * 28 * 28    # a frame
     max_pixels: int = 128 * 28 * 28  # a frame; the paper's in training
+    whole_clip: bool = False         # a video's pixels are bounded over its padded frames together
     image_token: str = "<|image_pad|>"
     video_token: str = "<|video_pad|>"
     vision_start: str = "<|vision_start|>"

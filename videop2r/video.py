@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['GENERATE', 'DECODERS', 'DECODER', 'THREADS', 'FAULTS', 'READ', 'PATCHES', 'VideoError', 'sample_indices', 'uniform',
            'at_rate', 'Clip', 'sampled_fps', 'Table', 'table_of', 'decoders', 'decoder_of', 'read_clip', 'read_image',
-           'read_media', 'smart_resize', 'resize', 'patchify', 'Visual', 'prepare', 'contact_sheet', 'png_data_uri']
+           'read_media', 'smart_resize', 'clip_size', 'resize', 'patchify', 'Visual', 'prepare', 'contact_sheet',
+           'png_data_uri']
 
 # %% ../nbs/02_video.ipynb #9254f56e
 import base64, bisect, importlib, io, math, os, re
@@ -226,24 +227,41 @@ def read_media(
     if data_type not in READ: raise VideoError(f"{path}: data_type is {data_type!r}; use one of {', '.join(READ)}")
     return READ[data_type](path, n_frames)
 
-# %% ../nbs/02_video.ipynb #5e3c59e8
+# %% ../nbs/02_video.ipynb #43042b7c
 def smart_resize(
     h: int,           # pixels
     w: int,
     factor: int = 28, # both sides become multiples of it
     min_pixels: int = 4 * 28 * 28,
     max_pixels: int = 128 * 28 * 28, # the paper's bound in training
+    frames: int = 1,  # over which the bounds are counted together
+    padded: int = 1,  # frames after padding
 ) -> tuple:           # (h, w)
     "The family's size rule; `VideoError` for a frame more than 200 times as long as wide."
     if max(h, w) > 200 * min(h, w): raise VideoError(f"a frame of {h} x {w} is more than 200 times as long as wide; crop it")
     sides = [round(s / factor) * factor for s in (h, w)]
-    if math.prod(sides) > max_pixels:
+    if math.prod(sides) * padded > max_pixels * frames:
         shrink = math.sqrt(h * w / max_pixels)
         return tuple(max(factor, math.floor(s / shrink / factor) * factor) for s in (h, w))
-    if math.prod(sides) < min_pixels:
+    if math.prod(sides) * padded < min_pixels * frames:
         grow = math.sqrt(min_pixels / (h * w))
         return tuple(math.ceil(s * grow / factor) * factor for s in (h, w))
     return tuple(sides)
+
+def clip_size(
+    clip: Clip,
+    family: Family,
+    min_pixels: int = None, # a frame; the family's unless given
+    max_pixels: int = None,
+) -> tuple:                 # (h, w)
+    "The size to which the family resizes a clip's frames; `VideoError` names the file whose shape no size fits."
+    f, (n, h, w, _) = family, clip.frames.shape
+    side, how = f.patch * f.merge, {}
+    if f.whole_clip and clip.kind == "video":
+        n, up = max(n, f.temporal), max(side / h, side / w, 1)
+        h, w, how = int(h * up), int(w * up), dict(frames=n, padded=round(n / f.temporal) * f.temporal)
+    try: return smart_resize(h, w, side, min_pixels or f.min_pixels, max_pixels or f.max_pixels, **how)
+    except VideoError as e: raise VideoError(f"{clip.path or 'clip'}: {e}") from None
 
 # %% ../nbs/02_video.ipynb #635d140f
 def resize(
@@ -273,7 +291,7 @@ def patchify(
     patches = rearrange(frames, PATCHES, tp=temporal, mh=merge, mw=merge, ph=patch, pw=patch)
     return patches, (len(frames) // temporal, h // patch, w // patch)
 
-# %% ../nbs/02_video.ipynb #cc7d8092
+# %% ../nbs/02_video.ipynb #18c8812d
 @dataclass(eq=False)
 class Visual:
     "A clip as the vision tower reads it."
@@ -293,10 +311,8 @@ def prepare(
     max_pixels: int = None,
 ) -> Visual:
     "Resize, normalise and patchify a clip; `VideoError` names the file whose shape no size fits."
-    f = family
-    try: h, w = smart_resize(*clip.frames.shape[1:3], f.patch * f.merge, min_pixels or f.min_pixels, max_pixels or f.max_pixels)
-    except VideoError as e: raise VideoError(f"{clip.path or 'clip'}: {e}") from None
-    patches, grid = patchify(_normalise(resize(clip.frames, h, w), f), f.patch, f.merge, f.temporal)
+    f, size = family, clip_size(clip, family, min_pixels, max_pixels)
+    patches, grid = patchify(_normalise(resize(clip.frames, *size), f), f.patch, f.merge, f.temporal)
     return Visual(patches, grid, clip.kind, f.temporal / clip.fps)
 
 # %% ../nbs/02_video.ipynb #bb2047f7
