@@ -1,10 +1,11 @@
 "Scores stay in [0, 1], follow a plain restatement of the rules, and refuse a truth that cannot be read."
-import math
-import pytest
+import math, re
+import numpy as np
+import pytest, torch
 from hypothesis import given, settings, strategies as st
 from videop2r.cot import example_record, four_rollouts, parse
-from videop2r.data import TASKS
-from videop2r.scoring import RULES, choice, number, score, score_record
+from videop2r.data import TASKS, RecordError
+from videop2r.scoring import FILTERS, MRA, READ, RULES, check_truth, choice, first_answer, mra, number, passes, score, score_record, score_response
 
 settings.register_profile("steady", deadline=None, database=None, derandomize=True)  # a busy machine is no failure
 settings.load_profile("steady")
@@ -35,7 +36,8 @@ def test_truth_scores_1_and_nothing_scores_0(task, how):
 def test_regression_is_one_minus_the_relative_error(x, t):
     expected = 1 - min(1, (abs(float(x) - float(t)) + 1e-9) / (abs(float(t)) + 1e-9))
     assert score("regression", x, t) == pytest.approx(expected)
-    assert score("regression", x, t, how="lenient") == pytest.approx(1 if float(x) == float(t) else expected)
+    lenient = 1 - min(1, abs(float(x) - float(t)) / abs(float(t))) if float(t) else float(float(x) == 0)
+    assert score("regression", x, t, how="lenient") == pytest.approx(lenient)
 
 
 @given(numbers | st.integers(-99, 99).map(str), numbers | st.integers(-99, 99).map(str))
@@ -57,7 +59,8 @@ def test_word_error_rate_against_a_table(x, t):
 
 @pytest.mark.parametrize("text, letter", [
     ("B", "B"), ("(B)", "B"), ("b", "B"), ("B)", "B"), ("B:", "B"), ("B. right", "B"), ("(b) Right.", "B"), ("B.right", "B"), ("right", "B"),
-    ("up and  AWAY", "C"), ("D", None), ("B. left", None), ("left or right", None), ("A, B", None), ("", None), ("Be", None),
+    ("up and  AWAY", "C"), ("D", None), ("**B**", "B"), ("Option B", "B"), ("option (b)", "B"), ("The answer is B.", "B"),
+    ("Answer: right", "B"), ("So, the correct answer is **(C)**", "C"), ("`b`", "B"), ('"right"', "B"), ("the answer is B. left", None), ("option", None), ("B. left", None), ("left or right", None), ("A, B", None), ("", None), ("Be", None),
 ])
 def test_choice(text, letter): assert choice(text, OPTIONS) == letter
 
@@ -70,9 +73,83 @@ def test_choice_of_options_without_letters():
 
 @pytest.mark.parametrize("text, faithful, lenient", [
     ("7", 7, 7), ("-2.5", -2.5, -2.5), ("1,000", 1000, 1000), ("1,000 m", None, 1000), ("about 12.", None, 12), ("50%", None, 50),
-    ("−3", None, -3), ("2 or 3", None, None), ("A4", None, None), ("1.2.3", None, None), ("nan", None, None), ("inf", None, None), ("1e999", None, None),
+    ("−3", None, -3), ("$3.50", None, 3.5), ("Seven.", None, 7), ("three or so", None, None), ("seven 7", None, 7), ("1_000", 1000, 1000), ("2 or 3", None, None), ("A4", None, None), ("1.2.3", None, None), ("nan", None, None), ("inf", None, None), ("1e999", None, None),
 ])
 def test_number(text, faithful, lenient): assert (number(text), number(text, "lenient")) == (faithful, lenient)
+
+
+@given(texts | st.text(alphabet="<>/answer x", max_size=60))
+def test_first_answer_is_the_first_match_of_the_expression(text):
+    for t in (text, f"a<answer>{text}</answer>b", f"</answer><answer> {text}<answer>x</answer></answer>"):
+        m = re.search(r"<answer>(.*?)</answer>", t, re.S)
+        assert first_answer(t) == (m and m[1].strip())
+
+
+def test_where_the_answer_is_read():
+    record = example_record()
+    inside = "<observation>o</observation><think>not <answer>A</answer></think><answer>B</answer>"
+    assert [score_response(record, inside, read=read) for read in READ] == [1, 0]
+    assert [score_response(record, inside.replace("A", "B"), read=read) for read in READ] == [1, 1]
+    assert [score_response(record, t) for t in four_rollouts()] == [1, 0, 1, 1]
+    with pytest.raises(ValueError, match="unknown place of the answer 'last'"): score_response(record, inside, read="last")
+
+
+# Mean relative accuracy, against the two published computations written out with their own libraries
+
+def mra_single(x, t):
+    x, t = torch.tensor(x, dtype=torch.float32), torch.tensor(t, dtype=torch.float32)
+    return float(((x - t).abs() / (t.abs() + 1e-8) < 1 - torch.arange(.5, .975, .05)).double().mean())
+
+def mra_double(x, t): return float((abs(x - t) / t <= 1 - np.linspace(.5, .95, 10)).mean())
+
+@pytest.mark.parametrize("rule, peer", [("video-r1", mra_single), ("lmms-eval", mra_double)])
+def test_mean_relative_accuracy_to_the_last_bit(rule, peer):
+    pairs = [(x, t) for t in range(1, 41) for x in range(0, 61)] + [(x / 10, t / 10) for t in range(7, 80, 7) for x in range(0, 120, 3)]
+    for x, t in pairs: assert mra(str(x), str(t), rule) == pytest.approx(peer(float(x), float(t)), abs=1e-9), (x, t)
+
+@given(st.integers(0, 60), st.integers(1, 40))
+def test_mean_relative_accuracy_is_the_definition_where_rounding_does_not_decide(x, t):
+    exact = [(abs(x - t) * 100 < t * (50 - 5 * i), abs(x - t) * 100 == t * (50 - 5 * i)) for i in range(10)]
+    if not any(edge for _, edge in exact):
+        for rule in MRA: assert mra(str(x), str(t), rule) == sum(below for below, _ in exact) / 10
+
+def test_mean_relative_accuracy_at_its_edges():
+    assert [mra("5", "10", rule) for rule in MRA] == [0, .1]
+    for rule in MRA: assert [mra(p, t, rule) for p, t in (("0", "0"), ("1", "0"), (None, "3"), ("many", "3"), ("1e300", "3"))] == [1, 0, 0, 0, 0]
+    assert (mra("3 m", "3"), mra("3 m", "3", how="lenient")) == (0, 1)
+    with pytest.raises(ValueError, match="'many' is not a number"): mra("3", "many")
+    with pytest.raises(ValueError, match="unknown rule.*'vsi'.*lmms-eval"): mra("3", "3", "vsi")
+
+
+# ROUGE with remembered stems is ROUGE
+
+@given(st.lists(st.sampled_from("The moves moving MOVED square squares, running. 3rd é ...".split()), max_size=8).map(" ".join),
+       st.lists(st.sampled_from("the move moving squares ran running, 3".split()), min_size=1, max_size=8).map(" ".join))
+def test_rouge_against_the_library_as_it_comes(prediction, truth):
+    from rouge_score.rouge_scorer import RougeScorer
+    plain = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True).score(truth, prediction)
+    expected = sum(s.fmeasure for s in plain.values()) / 3 if prediction.strip() else 0
+    assert score("free-form", prediction, truth) == expected
+
+
+def test_filters_differ_at_the_threshold_only():
+    assert [[passes(s, rule=rule) for rule in FILTERS] for s in (.59, .6, .61)] == [[False, False], [True, False], [True, True]]
+    with pytest.raises(ValueError, match="unknown filter 'ours'"): passes(.6, rule="ours")
+
+
+@pytest.mark.parametrize("kind, truth, how, message", [
+    ("numerical", "many", "faithful", "'many' is not a number.*how='lenient'"), ("numerical", "3 m", "faithful", "'3 m' is not a number"), ("numerical", "3 m", "lenient", None),
+    ("regression", "0", "faithful", "no answer to '0' can score above 0"), ("regression", "0", "lenient", None), ("OCR", " ", "faithful", "empty"),
+    ("free-form", "...", "faithful", "no answer to '...' can score"), ("free-form", "left", "faithful", None), ("multiple choice", "E", "lenient", "'E' names none"),
+    ("poem", "a", "faithful", "unknown problem_type"), ("OCR", "向右", "faithful", None),
+])
+def test_truths_are_checked_at_the_door(kind, truth, how, message):
+    record = example_record()
+    record.problem_type, record.solution, record.answer = kind, truth, ""
+    if message is None: assert check_truth(record, how) is record
+    else:
+        with pytest.raises(RecordError, match=f"record 'example': field `solution`: .*{message}") as e: check_truth(record, how)
+        assert (e.value.where, e.value.field) == ("example", "solution")
 
 
 @pytest.mark.parametrize("args, message", [
@@ -89,7 +166,7 @@ def test_records_decide_for_themselves():
     assert [score_record(record, parse(t).answer) for t in four_rollouts()] == [1, 0, 1, 1]
     assert (score_record(record, "right"), score_record(record, "right", "lenient")) == (0, 1)
     record.problem_type = "numerical"
-    with pytest.raises(ValueError, match="record example: ground truth 'B'"): score_record(record, "3")
+    with pytest.raises(ValueError, match="record 'example': field `solution`: ground truth 'B'"): score_record(record, "3")
 
 
 def test_long_answers_are_quick_and_finite():
