@@ -14,17 +14,18 @@ from types import SimpleNamespace
 from .cot import parse
 from .data import RecordError, lettered
 
-# %% ../nbs/04_scoring.ipynb #84d238a3
+# %% ../nbs/04_scoring.ipynb #ffcbccd2
 def _plain(text): return " ".join(text.casefold().split()).strip("*_`\"'").rstrip(".").strip()
 
 @lru_cache(1024)
 def _options(options): return {letter: _plain(text) for letter, text in lettered(options).items()}
 
+_LETTER = re.compile(r"\(?([a-z])(?:[).:]+\s*|\s+|$)(.*)", re.S)
 _LEAD = re.compile(r"^(?:(?:so|thus|hence|therefore)?,? ?(?:the |my )?(?:correct |right |best |final )?answer(?: is)?|option)(?::|\b) ?")
 
 def _named(plain, texts):
     "The letter that a plain text names by itself, by the option's text, or by both in agreement."
-    m = re.fullmatch(r"\(?([a-z])(?:[).:]+\s*|\s+|$)(.*)", plain, re.S)
+    m = _LETTER.fullmatch(plain)
     letter = m[1].upper() if m else None
     if m and (not texts or letter in texts) and (not m[2] or m[2] == texts.get(letter)): return letter
     named = [l for l, t in texts.items() if t == plain]
