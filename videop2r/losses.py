@@ -33,7 +33,7 @@ def token_weights(
 # %% ../nbs/14_losses.ipynb #1e7e3927
 KL = {"k1": lambda d: -d, "k2": lambda d: d.square() / 2, "k3": lambda d: d.exp() - d - 1}
 
-# %% ../nbs/14_losses.ipynb #938ed259
+# %% ../nbs/14_losses.ipynb #fefce43d
 def token_terms(
     logp,                    # (b, t) log-probabilities under the policy, with gradient
     old,                     # (b, t) under the policy that sampled
@@ -45,17 +45,22 @@ def token_terms(
     kl: str = "k3",          # a name in `KL`
     clamp: float = 10.,      # bound on the log-ratio in KL, as in Video-R1
 ) -> dict:                   # gain, kl, ratio, clipped: each (b, t)
-    "The terms inside the sum of Eq. 7."
+    "The terms inside the sum of Eq. 7; `ValueError` for an unknown estimate of KL."
+    if kl not in KL: raise ValueError(f"unknown estimate of KL {kl!r}; known: {', '.join(KL)}")
     ratio = torch.where(on, logp - old, 0.).exp()
     capped = ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high))
     gain = torch.minimum(ratio * advantages, capped * advantages)
     gap = torch.zeros_like(gain) if ref is None else KL[kl](torch.where(on, ref - logp, 0.).clamp(-clamp, clamp))
     return dict(gain=gain, kl=gap, ratio=ratio, clipped=(ratio * advantages > capped * advantages).to(gain.dtype))
 
-# %% ../nbs/14_losses.ipynb #06b6fb8c
-def _check(on, **inputs):
+# %% ../nbs/14_losses.ipynb #3bd70df7
+def _check(weights, **inputs):
+    "Refuse what would train in silence on nonsense; all are (b, t)."
     for name, x in inputs.items():
-        bad = on & ~x.detach().isfinite()
+        if x.shape != weights.shape: raise ValueError(f"{name} has shape {tuple(x.shape)}, the weights {tuple(weights.shape)}: both must be (b, t)")
+    if not ((weights >= 0) & weights.isfinite()).all(): raise ValueError("weights must be finite and not negative: take them from token_weights")
+    for name, x in inputs.items():
+        bad = (weights > 0) & ~x.detach().isfinite()
         if bad.any(): raise ValueError(f"{name} is not finite in responses {bad.any(1).nonzero()[:, 0].tolist()}: check forbidden ids, temperature and the learning rate")
 
 def policy_loss(
@@ -71,8 +76,8 @@ def policy_loss(
     if weights.ndim == 3: weights = weights.sum(1)
     if beta and ref is None: raise ValueError(f"beta is {beta} but there are no reference log-probabilities: pass them, or beta=0")
     on, ref = weights > 0, ref if beta else None
-    _check(on, logp=logp, old=old, advantages=advantages, **({} if ref is None else {"ref": ref}))
+    _check(weights, logp=logp, old=old, advantages=advantages, **({} if ref is None else {"ref": ref}))
     terms = token_terms(logp, old, ref, torch.where(on, advantages, 0.), on, clip, clip_high, kl)
     means = {k: (weights * v).sum() / (denominator or len(logp)) for k, v in terms.items()}
-    loss = beta * means["kl"] - means["gain"]
-    return loss, {k if k != "clipped" else "clip_share": v.item() for k, v in means.items()}
+    values = torch.stack([v.detach() for v in means.values()]).tolist()
+    return beta * means["kl"] - means["gain"], dict(zip(("gain", "kl", "ratio", "clip_share"), values))
