@@ -54,7 +54,7 @@ def measure(kind, how, n, write, passes=5, broken=False):
     for _ in range(passes):
         pairs = list(cases(kind, n, write))
         if broken: pairs = [(r, t.replace("</think>", "")) for r, t in pairs]
-        best.plain = max(best.plain, rate(pairs[:n // 4], lambda r, t: plainly(r, t, how)))
+        best.plain = max(best.plain, rate(pairs[::4], lambda r, t: plainly(r, t, how)))
         best.ours = max(best.ours, rate(pairs, lambda r, t: score_record(r, parse(t).answer, how)))
     target = None if broken else TARGETS.get((kind, how))
     return dict(case=f"{kind}, {how}" + ", malformed" * broken, traces_per_second=round(best.ours), target=target, met=None if target is None else best.ours >= target,

@@ -1,5 +1,6 @@
 "Scores stay in [0, 1], follow a plain restatement of the rules, and refuse a truth that cannot be read."
-import math, re
+import json, math, re, subprocess, sys
+from pathlib import Path
 import numpy as np
 import pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -172,3 +173,11 @@ def test_records_decide_for_themselves():
 def test_long_answers_are_quick_and_finite():
     for task in TASKS:
         for how in RULES: assert math.isfinite(score(task, "1" * 100_000 + " word" * 1000, TRUTHS[task], OPTIONS, how))
+
+
+def test_the_benchmark_runs():
+    "In small, for its shape; its figures are taken on a quiet machine."
+    script = Path(__file__).parent.parent/"benchmarks"/"scoring.py"
+    out = subprocess.run([sys.executable, script, "--json", "--n", "8"], capture_output=True, text=True, check=True, cwd=script.parent.parent).stdout
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [r["target"] for r in rows if r["target"]] == [100_000, 2_500] and all(r["traces_per_second"] > 0 for r in rows)
