@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['shrink', 'FrameCache']
 
-# %% ../nbs/02b_framecache.ipynb #48f08f0c
+# %% ../nbs/02b_framecache.ipynb #3013d67d
 import hashlib, json, os, tempfile, time
 from pathlib import Path
 import numpy as np
 from einops import rearrange
+from fastcore.basics import patch
 from .families import Family
 from .video import DECODER, Clip, clip_size, read_media, resize
 
@@ -34,7 +35,7 @@ def _unpack(file, path):
     frames = np.frombuffer(file.read(), np.uint8).reshape(about.pop("shape"))
     return Clip(frames, path=str(path), **about)
 
-# %% ../nbs/02b_framecache.ipynb #60aa6251
+# %% ../nbs/02b_framecache.ipynb #7dc51680
 class FrameCache:
     "Resized frames on disk, shared by any number of processes."
     def __init__(self,
@@ -49,29 +50,33 @@ class FrameCache:
         self.hits, self.misses, self.written = 0, 0, np.inf # the first write looks at what is there
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def entry(self, path, data_type, n_frames):
-        "Where the frames of a clip are kept."
-        s, f = os.stat(path), self.family
-        key = [os.path.abspath(path), s.st_size, s.st_mtime_ns, data_type, n_frames, *self.pixels, f.patch * f.merge, f.temporal, f.min_pixels, f.max_pixels, f.whole_clip, DECODER, self._read.__qualname__]
-        name = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-        return self.folder / name[:2] / f"{name}.frames"
+@patch
+def entry(self: FrameCache, path, data_type, n_frames):
+    "Where the frames of a clip are kept."
+    s, f = os.stat(path), self.family
+    key = [os.path.abspath(path), s.st_size, s.st_mtime_ns, data_type, n_frames, *self.pixels, f.patch * f.merge, f.temporal, f.min_pixels, f.max_pixels, f.whole_clip, DECODER, self._read.__qualname__]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    return self.folder / name[:2] / f"{name}.frames"
 
-    def read(self, path, data_type: str, n_frames: int = 16) -> Clip:
-        "As `read_media`, with frames resized; errors are `read_media`'s and are not kept."
-        if not os.path.isfile(path): return self._read(path, data_type, n_frames) # which says what is wrong
-        entry = self.entry(path, data_type, n_frames)
-        try:
-            with open(entry, "rb") as file: clip = _unpack(file, path)
-            os.utime(entry)
-        except (OSError, ValueError):
-            self.misses += 1
-            clip = shrink(self._read(path, data_type, n_frames), self.family, *self.pixels)
-            self._put(entry, _pack(clip))
-        else: self.hits += 1
-        return clip
+# %% ../nbs/02b_framecache.ipynb #7997aa62
+@patch
+def read(self: FrameCache, path, data_type: str, n_frames: int = 16) -> Clip:
+    "As `read_media`, with frames resized; errors are `read_media`'s and are not kept."
+    if not os.path.isfile(path): return self._read(path, data_type, n_frames) # which says what is wrong
+    entry = self.entry(path, data_type, n_frames)
+    try:
+        with open(entry, "rb") as file: clip = _unpack(file, path)
+        os.utime(entry)
+    except (OSError, ValueError):
+        self.misses += 1
+        clip = shrink(self._read(path, data_type, n_frames), self.family, *self.pixels)
+        self._put(entry, _pack(clip))
+    else: self.hits += 1
+    return clip
 
-# %% ../nbs/02b_framecache.ipynb #27988f4e
-def _put(self, entry, parts):
+# %% ../nbs/02b_framecache.ipynb #883d059b
+@patch
+def _put(self: FrameCache, entry, parts):
     entry.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=entry.parent, suffix=".part")
     try:
@@ -83,7 +88,9 @@ def _put(self, entry, parts):
     self.written += size
     if self.written > self.bound / 50: self._sweep()
 
-def _sweep(self):
+# %% ../nbs/02b_framecache.ipynb #7ffcd01b
+@patch
+def _sweep(self: FrameCache):
     "Delete what was used longest ago until the rest fits; a writer's half file counts once it is an hour old."
     found = []
     for e in (e for d in os.scandir(self.folder) if d.is_dir() for e in os.scandir(d)):
@@ -95,5 +102,3 @@ def _sweep(self):
         if total <= self.bound: break
         Path(path).unlink(missing_ok=True)
         total -= size
-
-FrameCache._put, FrameCache._sweep = _put, _sweep

@@ -34,7 +34,7 @@ def gallery(
     "Records with their contact sheets."
     return f'<div style="font:14px sans-serif;max-width:1100px">{"".join(_entry(r, media, frames) for r in records)}</div>'
 
-# %% ../nbs/02a_media.ipynb #24746974
+# %% ../nbs/02a_media.ipynb #ef18ac07
 def _bound(memory):
     "No more than `memory` GB beyond what this process has mapped."
     try: import resource
@@ -48,6 +48,7 @@ def _answer(read, path, kind, frames):
     except Exception as e: return dict(kind="unreadable", reason=str(e).removeprefix(f"{path}: ") or type(e).__name__) # whatever a decoder raises is a finding
     return dict(kind="good", shape=list(clip.frames.shape), fps=clip.fps)
 
+# %% ../nbs/02a_media.ipynb #bc4243e6
 def _serve(conn, read, frames, seconds, memory):
     signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is the parent's to handle
     null = os.open(os.devnull, os.O_WRONLY)
@@ -61,7 +62,7 @@ def _serve(conn, read, frames, seconds, memory):
         conn.send(_answer(read, path, kind, frames))
         if hasattr(signal, "alarm"): signal.alarm(0)
 
-# %% ../nbs/02a_media.ipynb #421e7f81
+# %% ../nbs/02a_media.ipynb #f09757db
 class _Worker:
     def __init__(self, context, read, frames, seconds, memory):
         self.seconds, self.task = seconds, None
@@ -91,16 +92,18 @@ class _Worker:
         self.process.join()
         self.conn.close()
 
+# %% ../nbs/02a_media.ipynb #740da550
 def _exit(code):
     return signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
 
-# %% ../nbs/02a_media.ipynb #3f84fb9f
+# %% ../nbs/02a_media.ipynb #3f50a997
 def _context():
     if "forkserver" not in mp.get_all_start_methods(): return mp.get_context("spawn")
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["videop2r.video"])
     return context
 
+# %% ../nbs/02a_media.ipynb #959e8d05
 def _read_all(tasks, make, n):
     "Pairs of task and answer, as they come; tasks are (key, path, kind)."
     todo, workers = deque(tasks), []
@@ -120,7 +123,7 @@ def _read_all(tasks, make, n):
     finally:
         for w in workers: w.end()
 
-# %% ../nbs/02a_media.ipynb #76858166
+# %% ../nbs/02a_media.ipynb #b1bcf3a3
 SUFFIXES = dict(video=(".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".gif"), image=(".png", ".jpg", ".jpeg", ".webp", ".bmp"))
 
 def _wanted(records, media):
@@ -141,6 +144,7 @@ def _look(path, media, frames):
     s = full.stat()
     return full, [s.st_size, s.st_mtime_ns, frames]
 
+# %% ../nbs/02a_media.ipynb #81e4c220
 def _sort_out(wanted, media, frames, seconds, known):
     "Rows of the media whose finding is at hand, and tasks for the others."
     known, rows, todo = {r["path"]: r for r in known}, {}, []

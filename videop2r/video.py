@@ -83,7 +83,7 @@ def sampled_fps(
     span = timestamps[-1] - timestamps[0]
     return (len(timestamps) - 1) / span if span > 0 else float(source)
 
-# %% ../nbs/02_video.ipynb #3eefaa85
+# %% ../nbs/02_video.ipynb #689133c4
 GENERATE = {"fflags": "+genpts"} # old containers store no times; derive them
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def _stream(box):
     if not found: raise VideoError("holds no video stream")
     return found[0]
 
+# %% ../nbs/02_video.ipynb #458b6cbb
 def table_of(path) -> Table:
     "What a file's packets say; `VideoError` or a fault of FFmpeg's for a file that holds no frames."
     with av.open(str(path), options=GENERATE) as box:
@@ -111,7 +112,7 @@ def table_of(path) -> Table:
     pts = sorted(p for p, _ in rows)
     return Table(pts, sorted({p for p, key in rows if key} or {pts[0]}), float(base), float(rate or 1))
 
-# %% ../nbs/02_video.ipynb #dbe1563f
+# %% ../nbs/02_video.ipynb #a502faa8
 def _upright(frame):
     "RGB, turned as the file asks for."
     return np.rot90(frame.to_ndarray(format="rgb24"), round((frame.rotation or 0) / 90) % 4)
@@ -134,6 +135,7 @@ def _fetch(path, wanted, keys):
         s.thread_type = THREADS
         return dict(_walk(box, s, wanted, keys))
 
+# %% ../nbs/02_video.ipynb #912f9e9c
 def _pyav(path, table):
     def get(indices):
         wanted = sorted({table.pts[i] for i in indices})
@@ -143,7 +145,7 @@ def _pyav(path, table):
         return np.stack([found[table.pts[i]] for i in indices])
     return get
 
-# %% ../nbs/02_video.ipynb #33ab8000
+# %% ../nbs/02_video.ipynb #72ee346e
 try: import decord
 except ImportError: decord = None
 if decord: decord.logging.set_level(decord.logging.QUIET)
@@ -168,6 +170,7 @@ def _loads(module):
     except (ImportError, OSError, RuntimeError): return False
     return True
 
+# %% ../nbs/02_video.ipynb #48386c96
 def decoders() -> list:
     "Names of the decoders that load here."
     return [name for name, (module, _) in DECODERS.items() if _loads(module)]
@@ -178,7 +181,7 @@ def decoder_of(name=None): # -> a function of a path and its `Table`
     if name not in DECODERS or not _loads(DECODERS[name][0]): raise VideoError(f"decoder {name!r} is not here: use one of {', '.join(decoders())}")
     return DECODERS[name][1]
 
-# %% ../nbs/02_video.ipynb #478d84e8
+# %% ../nbs/02_video.ipynb #cf6d7498
 def _check_file(path):
     if not Path(path).is_file(): raise VideoError(f"{path}: no such file; check the path and the media folder")
     if not Path(path).stat().st_size: raise VideoError(f"{path}: the file is empty; fetch it again")
@@ -187,6 +190,7 @@ def _unreadable(path, what, error):
     lines = re.sub(r"\[[\d:]+\] \S+:\d+: ", "", str(error)).splitlines() or [type(error).__name__]
     return VideoError(f"{path}: cannot be read as {what} ({lines[0].strip()[:120]}); fetch the file again, or leave its records out")
 
+# %% ../nbs/02_video.ipynb #7922e70f
 def read_clip(
     path,               # a video file
     n_frames: int = 16, # frames to sample, or the most; the paper's training uses 16
@@ -227,7 +231,7 @@ def read_media(
     if data_type not in READ: raise VideoError(f"{path}: data_type is {data_type!r}; use one of {', '.join(READ)}")
     return READ[data_type](path, n_frames)
 
-# %% ../nbs/02_video.ipynb #43042b7c
+# %% ../nbs/02_video.ipynb #04b15a1f
 def smart_resize(
     h: int,           # pixels
     w: int,
@@ -248,6 +252,7 @@ def smart_resize(
         return tuple(math.ceil(s * grow / factor) * factor for s in (h, w))
     return tuple(sides)
 
+# %% ../nbs/02_video.ipynb #c4e5e80b
 def clip_size(
     clip: Clip,
     family: Family,
