@@ -41,9 +41,10 @@ def decode(path, repeat):
     default = video.THREADS
     ways = {"ours": lambda: read_clip(path, 16), **{f"pyav {t.lower()}": (lambda t=t: pyav(path, t)) for t in THREADS}, **{d: (lambda d=d: read_clip(path, 16, decoder=d)) for d in decoders() if d != "pyav"}}
     found = {}
-    for name, work in ways.items():
+    for name in [n for _ in range(repeat) for n in ways]: # in turn, so that whatever else the machine does falls on all of them
         video.THREADS = default
-        found[name] = best(work, repeat)
+        seconds, clip = best(ways[name], 1)
+        found[name] = min(seconds, found.get(name, (seconds,))[0]), clip
     video.THREADS = default
     return {k: s for k, (s, _) in found.items()}, all((c.frames == found["ours"][1].frames).all() for _, c in found.values())
 
