@@ -72,7 +72,7 @@ class Chat:
     def _request(self, messages):
         return dict(model=self.model, max_tokens=self.max_tokens, **({} if self.temperature is None else dict(temperature=self.temperature)), **self.extra, **self._form(messages))
 
-# %% ../nbs/08a_remote.ipynb #58ac112b
+# %% ../nbs/08a_remote.ipynb #a4c5fb3c
 @patch
 def _reason(self: Chat, e):
     status = f"{e.status_code} " if getattr(e, "status_code", None) else ""
@@ -94,9 +94,9 @@ def __call__(self: Chat, messages: list) -> Reply:
     "Ask; `ValueError` when there is no key."
     self._secret()
     key, start = key_of(type(self).__name__, self.base_url, request := self._request(messages)), time.time()
-    if self.cache and (found := self.cache.get(key)): return replace(Reply(**found), cost=0., seconds=0., cached=True)
+    if self.cache is not None and (found := self.cache.get(key)): return replace(Reply(**found), cost=0., seconds=0., cached=True)
     reply = replace(self._answer(request), seconds=time.time() - start)
-    if self.cache and reply.tokens_out: self.cache.put(key, asdict(reply))
+    if self.cache is not None and reply.tokens_out: self.cache.put(key, asdict(reply))
     return reply
 
 # %% ../nbs/08a_remote.ipynb #d25de52a
