@@ -6,7 +6,7 @@
 __all__ = ['BOUNDS', 'RECIPE', 'PRESETS', 'ARMS', 'BRIEF', 'PACKAGES', 'Preset', 'Run', 'open_run', 'teach', 'fine_tune',
            'rl_arm', 'reinforce', 'change', 'examine', 'machine', 'assemble', 'notes', 'demo']
 
-# %% ../nbs/21_demo.ipynb #b85649e0
+# %% ../nbs/21_demo.ipynb #3651bab6
 import json, math, os, platform, random, sys, time
 import multiprocessing as mp
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from .cot import SHORT, Prompt
 from .data import read_records, write_jsonl
 from .evaluate import by_kind, difference, evaluate, interval, summarise
-from .generate import Store, to_prompts, verify, write
+from .generate import LocalTeacher, generate, to_prompts
 from .judge import ORACLE
 from .model import add_lora, load, load_adapter, see, using
 from .pagrpo import RL, train_rl
@@ -114,18 +114,16 @@ def _records(run: Run, name: str, n: int):
     write_jsonl(out, path)
     return out
 
-# %% ../nbs/21_demo.ipynb #8d47bed5
+# %% ../nbs/21_demo.ipynb #48cc6da9
 def teach(run: Run) -> dict:
     "Teacher, filters, judge: what was written and what was kept."
     s, records = run.sizes, _records(run, "train", run.sizes.records)
-    teacher, coder, store = load(run.samples / "teacher"), Coder.load(run.samples / "teacher"), Store(run.out / "traces.jsonl")
-    bad = write(teacher, coder, records, run.out, SHORT, store, s.frames, limit=s.rl.limit)
-    found = verify(records, {k: v["output"] for k, v in store.rows.items()}, ORACLE, how="lenient")
-    write_jsonl(found.kept, run.out / "kept.jsonl")
-    (run.out / "rejected.jsonl").write_text("".join(json.dumps(r) + "\n" for r in found.rejected))
-    types = {t: dict(records=sum(r.problem_type == t for r in records), kept=sum(r.problem_type == t for r in found.kept)) for t in sorted({r.problem_type for r in records})}
-    sample = [next((r for r in found.rejected if r["step"] == step), None) for step in ("template", "answer", "judge")]
-    return dict(steps=found.steps, types=types, rejected=[r for r in sample if r], quarantine=bad)
+    teacher = LocalTeacher(load(run.samples / "teacher"), Coder.load(run.samples / "teacher"), "embedded", s.frames, limit=s.rl.limit, batch=64)
+    made = generate(records, run.out, teacher, ORACLE, run.out, prompt=SHORT, how="lenient")
+    kept, rejected = made.kept, made.rejected
+    types = {t: dict(records=sum(r.problem_type == t for r in records), kept=sum(r.problem_type == t for r in kept)) for t in sorted({r.problem_type for r in records})}
+    sample = [next((r for r in rejected if r["step"] == step), None) for step in ("template", "answer", "judge")]
+    return dict(steps=made.steps, types=types, rejected=[r for r in sample if r], quarantine=made.quarantine)
 
 # %% ../nbs/21_demo.ipynb #99e42c42
 def _policy(run: Run, adapter=None, reference=None):
