@@ -15,7 +15,7 @@ from videop2r.world import World, make_records
 WORKERS, RECORDS = 4, 60
 STORM = 100 if os.environ.get("VIDEOP2R_STORM") else 10
 FORK = mp.get_context("forkserver") # children start at once, from a process without threads that has the imports done
-FORK.set_forkserver_preload(["videop2r.generate", "videop2r.world"])
+FORK.set_forkserver_preload(["videop2r.generate", "videop2r.world", "hypothesis", "pytest"])
 
 class Register:
     "Notes each paid call on disk, before and after, with the thread that made it."
