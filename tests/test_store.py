@@ -143,7 +143,7 @@ def test_a_store_torn_at_any_byte_is_mended_and_only_what_is_missing_is_asked_ag
         for k, v in cut.items(): (tmp_path / "run" / f"{k}.jsonl").write_bytes(v)
         made = run(records, media, tmp_path / "run", log := tmp_path / f"log{i}")
         for what, k in dict(teacher="traces", judge="verdicts").items(): assert calls(log, what) == 12 - cut[k].count(b"\n")
-        assert len(made.kept) == 8 and made.unfinished == 0
+        assert len(made.kept) == 8 and made.at("unfinished") == 0
 
 @pytest.mark.parametrize("change,field", [(dict(threshold=.9), "threshold: 0.6 -> 0.9"), (dict(how="faithful"), "how: lenient -> faithful")])
 def test_another_setting_is_named_and_refused_until_it_is_accepted(stills, tmp_path, change, field):

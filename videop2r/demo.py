@@ -114,7 +114,7 @@ def _records(run: Run, name: str, n: int):
     write_jsonl(out, path)
     return out
 
-# %% ../nbs/21_demo.ipynb #48cc6da9
+# %% ../nbs/21_demo.ipynb #c2c6de33
 def teach(run: Run) -> dict:
     "Teacher, filters, judge: what was written and what was kept."
     s, records = run.sizes, _records(run, "train", run.sizes.records)
@@ -123,7 +123,7 @@ def teach(run: Run) -> dict:
     kept, rejected = made.kept, made.rejected
     types = {t: dict(records=sum(r.problem_type == t for r in records), kept=sum(r.problem_type == t for r in kept)) for t in sorted({r.problem_type for r in records})}
     sample = [next((r for r in rejected if r["step"] == step), None) for step in ("template", "answer", "judge")]
-    return dict(steps=made.steps, types=types, rejected=[r for r in sample if r], quarantine=made.quarantine)
+    return dict(steps=made.steps, types=types, rejected=[r for r in sample if r], quarantine=[dict(where=q["problem_id"], reason=q["reason"]) for q in made.quarantine])
 
 # %% ../nbs/21_demo.ipynb #99e42c42
 def _policy(run: Run, adapter=None, reference=None):
