@@ -187,10 +187,10 @@ def __call__(self: ChatTeacher, records, media, prompt, save):
         return r, reply
     yield from flow(ask, flow(read, records, self.readers, ahead=self.workers), self.workers)
 
-# %% ../nbs/10_generate.ipynb #8b1c068f
+# %% ../nbs/10_generate.ipynb #b7809cef
 def gist(reason: str) -> str:
     "A reason without paths, quotations and numbers, so that like ones count as one."
-    for pattern, stand_in in ((r"\S*/\S+", "…"), (r"'[^']*'|\"[^\"]*\"", "'…'"), (r"\d[\d.,]*", "#"), (r"[|\s]+", " ")): reason = re.sub(pattern, stand_in, reason)
+    for pattern, stand_in in ((r"(?<!\S)[^\s<]*/\S+", "…"), (r"'[^']*'|\"[^\"]*\"", "'…'"), (r"\d[\d.,]*", "#"), (r"[|\s]+", " ")): reason = re.sub(pattern, stand_in, reason)
     return reason[:160]
 
 # %% ../nbs/10_generate.ipynb #86befd90
