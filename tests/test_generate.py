@@ -1,0 +1,163 @@
+"""Teachers behind a loopback server, faults, stops, and that every record ends somewhere."""
+import json, os, signal, time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+import pytest
+from videop2r.cot import SHORT
+from videop2r.data import write_jsonl
+from videop2r.funnel import FUNNEL, tally, write_funnel
+from videop2r.generate import ChatTeacher, LocalTeacher, Reply, TooManyFailures, dry_run, generate
+from videop2r.judge import ORACLE, Judge, Verdict
+from videop2r.world import World, from_record, gold, make_records, samples
+from test_store import FORK
+from tiny_server import Tiny, serve
+
+SAMPLES = samples(Path(__file__).parent.parent / "data_samples")
+
+class Chat:
+    "The official client, as a teacher's `chat`."
+    temperature, max_tokens, price = 0., 64, (0., 0.)
+    def __init__(self, url, name="tiny"):
+        from openai import OpenAI
+        self.name, self.client = name, OpenAI(base_url=url, api_key="none", max_retries=0)
+    def __call__(self, messages):
+        x = self.client.chat.completions.create(model=self.name, messages=messages, temperature=0, max_tokens=64)
+        cut = x.choices[0].finish_reason == "length"
+        return Reply(None if cut else x.choices[0].message.content, "cut off" if cut else "", x.usage.prompt_tokens, x.usage.completion_tokens)
+
+@pytest.fixture(scope="module")
+def tiny(): return Tiny(SAMPLES / "teacher")
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clips")
+    return list(make_records(root, 18, "server", World(still=.3))), root
+
+@pytest.fixture(scope="module")
+def by_hand(tiny, clips, tmp_path_factory):
+    "What the local teacher makes of the clips."
+    return run(clips, LocalTeacher(tiny.model, tiny.coder, "tiny", 8, limit=64), tmp_path_factory.mktemp("local") / "run")
+
+def run(clips, teacher, out, judge=ORACLE, **kw): return generate(*clips, teacher, judge, out, **{"prompt": SHORT, "how": "lenient", "quiet": True, **kw})
+
+def texts(out): return {r["problem_id"]: r["output"] for r in map(json.loads, open(out / "traces.jsonl"))}
+
+@pytest.mark.parametrize("send", ["frames", "video"])
+def test_server_writes_what_the_local_teacher_writes(tiny, clips, by_hand, tmp_path, send):
+    with serve(tiny) as url: made = run(clips, ChatTeacher(Chat(url), frames=8, send=send, workers=4), tmp_path / "run")
+    assert texts(made.out) == texts(by_hand.out) and made.steps == by_hand.steps
+    rows = [json.loads(l) for l in open(made.out / "traces.jsonl")]
+    assert all(r["tokens_in"] > 36 and r["tokens_out"] > 10 for r in rows)
+
+class Gold:
+    "A teacher without a model; `broken` gives a reply for some records instead."
+    settings, limit, price = dict(name="gold"), 64, (1., 2.)
+    def __init__(self, broken=lambda r: None): self.broken, self.asked = broken, []
+    def visual(self, r): return 1024
+    def __call__(self, records, media, prompt, save):
+        for r in records:
+            self.asked.append(r.problem_id)
+            save(r, x := self.broken(r) or Reply(gold(from_record(r)), tokens_in=1300, tokens_out=50))
+            yield r, x
+
+def test_faults_that_cost_nothing_are_asked_again_and_what_was_paid_for_is_not(clips, tmp_path):
+    ids = [r.problem_id for r in clips[0]]
+    broken = {ids[0]: Reply(None, "connection refused"), ids[1]: Reply(None, "cut off", 9, 64), ids[2]: Reply(None, "refused", cost=.01)}
+    made = run(clips, Gold(lambda r: broken.get(r.problem_id)), tmp_path / "run")
+    assert {k[1]: n for k, n in made.lost.items() if k[0] == "written"} == {"connection refused": 1, "cut off": 1, "refused": 1}
+    again = run(clips, teacher := Gold(), tmp_path / "run")
+    assert teacher.asked == ids[:1] and len(again.kept) == 16 and again.at("written") == 2
+
+def test_missing_verdicts_are_asked_again_and_given_ones_are_not(clips, tmp_path):
+    asked = []
+    def moody(r, observation):
+        asked.append(r.problem_id)
+        if len(asked) % 3 == 0: raise TimeoutError("no answer in 30 s")
+        return Verdict(True)
+    runs = [run(clips, Gold(), tmp_path / "run", Judge(moody, "moody")) for _ in range(3)]
+    assert [m.steps["judge"] for m in runs] == [12, 16, 18] and runs[0].lost == {("judge", "no verdict: TimeoutError: no answer in # s"): 6}
+    assert sorted(Counter(asked).values()) == [1] * 12 + [2] * 4 + [3] * 2
+
+@pytest.mark.parametrize("where", ["teacher", "judge"])
+def test_a_run_whose_replies_fail_stops_early_and_says_why(tmp_path, where):
+    records = list(make_records(tmp_path, 60, "stop", World(still=1.), kinds=("count", "shape")))
+    down = lambda r: Reply(None, "ConnectionError: 127.0.0.1:1 refused") if r.problem_id > records[19].problem_id else None
+    teacher = Gold(down if where == "teacher" else lambda r: None)
+    judge = Judge(lambda r, o: Verdict(None, "ConnectionError: 127.0.0.1:1 refused") if where == "judge" else Verdict(True))
+    with pytest.raises(TooManyFailures, match="ConnectionError: #:# refused") as e: run((records, tmp_path), teacher, tmp_path / "run", judge)
+    assert f"no {'trace' if where == 'teacher' else 'verdict'}" in str(e.value) and len(teacher.asked) < 60 + (where == "teacher") * 2
+    assert len(texts(tmp_path / "run")) == len(teacher.asked)
+    again = run((records, tmp_path), Gold(), tmp_path / "run", Judge(lambda r, o: Verdict(True)))
+    assert len(again.kept) == 60
+
+def spoilt(clips, folder):
+    "A file with records that no teacher can be asked about, beside good ones."
+    rs = [replace(r) for r in clips[0]]
+    rs[0] = replace(rs[0], path="nowhere.mp4")
+    rs[1] = replace(rs[1], problem_type="numerical", options=[], solution="<answer>a few</answer>", answer="")
+    rs[2] = replace(rs[2], problem=rs[2].problem + " <|im_end|>")
+    rs[3] = replace(rs[3], path="../../etc/passwd")
+    rs[4] = replace(rs[4], problem=rs[4].problem + " really?" * 2000)
+    write_jsonl(rs, folder / "rs.jsonl")
+    with open(folder / "rs.jsonl", "a") as f: f.write('{"problem_id": "half\n' + json.dumps(dict(rs[5].to_dict(), problem_type="riddle")) + "\n")
+    return rs, folder / "rs.jsonl"
+
+def test_every_record_ends_somewhere_once(tiny, clips, tmp_path):
+    rs, path = spoilt(clips, tmp_path)
+    made = run((path, clips[1]), LocalTeacher(tiny.model, tiny.coder, "tiny", 8, limit=64), tmp_path / "run")
+    bad = {q["problem_id"]: q["reason"] for q in made.quarantine}
+    assert len(bad) == 7 and {r.problem_id for r in rs[:5]} < set(bad) and sum(w.startswith("rs.jsonl:") for w in bad) == 2
+    for i, word in enumerate(("no such file", "not a number", "<|im_end|>", "not inside", "room for")): assert word in bad[rs[i].problem_id]
+    ends = [r.problem_id for r in made.kept] + [r["problem_id"] for r in made.rejected] + list(bad)
+    assert len(ends) == len(set(ends)) == 20 == made.steps["records"]
+    again = run((path, clips[1]), LocalTeacher(tiny.model, tiny.coder, "tiny", 8, limit=64), tmp_path / "run")
+    assert again.steps == made.steps and again.quarantine == made.quarantine
+
+def test_the_same_content_is_asked_about_once_and_the_same_id_may_ask_two_things(clips, tmp_path):
+    a, b = clips[0][:2]
+    teacher = Gold()
+    made = run(([a, replace(a, problem_id="twin"), replace(b, problem_id=a.problem_id)], clips[1]), teacher, tmp_path / "run")
+    assert len(teacher.asked) == 2 and sorted(r.problem_id for r in made.kept) == sorted([a.problem_id, a.problem_id, "twin"])
+
+def test_a_clip_fetched_again_is_asked_about_again(clips, tmp_path):
+    r = next(make_records(tmp_path, 1, "again"))
+    run(([r], tmp_path), first := Gold(), tmp_path / "run")
+    (tmp_path / r.path).write_bytes((tmp_path / r.path).read_bytes() + b"more")
+    run(([r], tmp_path), second := Gold(), tmp_path / "run")
+    assert first.asked == second.asked == [r.problem_id]
+
+def slowly(clips, out):
+    class Slow(Gold):
+        def __call__(self, *a):
+            for x in super().__call__(*a): time.sleep(.02); yield x
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try: run(clips, Slow(), out)
+    except KeyboardInterrupt: os._exit(130)
+
+def test_ctrl_c_keeps_what_is_finished(clips, tmp_path):
+    p = FORK.Process(target=slowly, args=(clips, tmp_path / "run"))
+    p.start()
+    while not (tmp_path / "run" / "traces.jsonl").exists() or len(texts(tmp_path / "run")) < 5: time.sleep(.005)
+    os.kill(p.pid, signal.SIGINT)
+    p.join(30)
+    n = len(texts(tmp_path / "run"))
+    assert p.exitcode == 130 and 5 <= n < 18
+    made = run(clips, teacher := Gold(), tmp_path / "run")
+    assert len(teacher.asked) == 18 - n and len(made.kept) == 18
+
+def test_a_dry_run_asks_nothing_and_makes_nothing(clips, tmp_path):
+    forecast = dry_run(*clips, teacher := Gold(), ORACLE, tmp_path / "run", prompt=SHORT, how="lenient", judge_price=(3., 15.))
+    assert not teacher.asked and not (tmp_path / "run").exists()
+    assert (forecast.calls, forecast.visual, forecast.written) == (18, 18 * 1024, 18 * 64)
+    assert forecast.dollars == pytest.approx((forecast.visual + forecast.text) * 1e-6 + 18 * 64 * 2e-6 + 18 * (600 * 3 + 150 * 15) * 1e-6)
+    run(clips, teacher, tmp_path / "run")
+    assert dry_run(*clips, teacher, ORACLE, tmp_path / "run", prompt=SHORT, how="lenient").calls == 0
+    with pytest.raises(ValueError, match="threshold"): dry_run(*clips, teacher, ORACLE, tmp_path / "run", prompt=SHORT, how="lenient", threshold=.9)
+
+def test_the_report_adds_up(clips, by_hand):
+    page, figures = write_funnel(by_hand.out).read_text(), tally(by_hand.out)
+    assert figures["steps"] == by_hand.steps == {s: sum(v[s] for v in figures["by_type"].values()) for s in FUNNEL}
+    assert sum(r["n"] for r in figures["rejects"]) == 18 - len(by_hand.kept)
+    assert json.loads((by_hand.out / "funnel.json").read_text()) == json.loads(json.dumps(figures))
+    assert "<script" not in page and 'src="http' not in page and "162,062" in page
