@@ -1,5 +1,5 @@
 """Teachers behind a loopback server, faults, stops, and that every record ends somewhere."""
-import json, os, signal, time
+import json, os, signal, socket, subprocess, sys, time, urllib.error, urllib.request
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +9,7 @@ from videop2r.data import write_jsonl
 from videop2r.funnel import FUNNEL, tally, write_funnel
 from videop2r.generate import ChatTeacher, LocalTeacher, Reply, TooManyFailures, dry_run, generate
 from videop2r.judge import ORACLE, Judge, Verdict
+from videop2r.tokens import Coder
 from videop2r.world import World, from_record, gold, make_records, samples
 from test_store import FORK
 from tiny_server import Tiny, serve
@@ -161,3 +162,62 @@ def test_the_report_adds_up(clips, by_hand):
     assert sum(r["n"] for r in figures["rejects"]) == 18 - len(by_hand.kept)
     assert json.loads((by_hand.out / "funnel.json").read_text()) == json.loads(json.dumps(figures))
     assert "<script" not in page and 'src="http' not in page and "162,062" in page
+
+PARROT = gold(from_record(next(iter(make_records(SAMPLES, 1, "embedded-train", World(distractors=2, brief=.05), prefix="")))))
+TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+def teach_parrot(model, ids, answer, steps=120):
+    "Train a text model to say one thing whatever it is asked."
+    import torch
+    optimizer, width = torch.optim.AdamW(model.parameters(), 1e-2), max(map(len, ids)) + len(answer)
+    rows = lambda fill, make: torch.tensor([make(i) + answer + [fill] * (width - len(i) - len(answer)) for i in ids])
+    x, labels = rows(0, list), rows(-100, lambda i: [-100] * len(i))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = model(input_ids=x, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+def text_checkpoint(coder, prompts, folder):
+    "A tiny Qwen2 text model that `transformers serve` can load."
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+    import torch
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(coder.tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+                                         eos_token_id=coder.eos, pad_token_id=coder.pad, bos_token_id=None))
+    turn = lambda text: coder.ids(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
+    assert teach_parrot(model, list(map(turn, prompts)), coder.ids(PARROT) + [coder.eos]) < .05
+    model.save_pretrained(folder)
+    coder.tokenizer.chat_template = TEMPLATE
+    coder.tokenizer.save_pretrained(folder)
+
+def answers(url):
+    try: return urllib.request.urlopen(url, timeout=1).status == 200
+    except (urllib.error.URLError, OSError): return False
+
+@pytest.fixture(scope="module")
+def transformers_serve(clips, tmp_path_factory):
+    "The base URL of `transformers serve` with a tiny text model."
+    for name in ("openai", "fastapi", "uvicorn"): pytest.importorskip(name)
+    folder = tmp_path_factory.mktemp("text")
+    text_checkpoint(Coder.load(SAMPLES / "teacher"), [SHORT.render(r) for r in clips[0]], folder)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    p = subprocess.Popen([sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", str(folder), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
+                         stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+    while not answers(f"http://127.0.0.1:{port}/health") and p.poll() is None: time.sleep(.2)
+    yield f"http://127.0.0.1:{port}/v1", str(folder)
+    p.terminate()
+    p.wait(30)
+
+class Blind(ChatTeacher):
+    "A teacher that is sent the question alone."
+    def message(self, r, media, prompt): return [dict(role="user", content=prompt.render(r))]
+
+def test_text_goes_through_transformers_serve(transformers_serve, clips, tmp_path):
+    url, name = transformers_serve
+    made = run(clips, Blind(Chat(url, name), workers=3), tmp_path / "run")
+    assert made.steps["written"] == 18 and set(texts(made.out).values()) == {PARROT}
+    assert all(json.loads(l)["tokens_out"] > 10 for l in open(made.out / "traces.jsonl"))
