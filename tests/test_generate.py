@@ -165,6 +165,8 @@ def test_the_report_adds_up(clips, by_hand):
 
 PARROT = gold(from_record(next(iter(make_records(SAMPLES, 1, "embedded-train", World(distractors=2, brief=.05), prefix="")))))
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+# The server's own template for this family takes <think>...</think> out of the reply, and with it what stood before.
+WHOLE = dict(defaults=dict(role="assistant"), start_anchor="<|im_start|>assistant\n", fields=dict(content=dict(close_pattern=r"\s*<\|im_end\|>", content="text")))
 
 def teach_parrot(model, ids, answer, steps=120):
     "Train a text model to say one thing whatever it is asked."
@@ -190,6 +192,7 @@ def text_checkpoint(coder, prompts, folder):
     assert teach_parrot(model, list(map(turn, prompts)), coder.ids(PARROT) + [coder.eos]) < .05
     model.save_pretrained(folder)
     coder.tokenizer.chat_template = TEMPLATE
+    coder.tokenizer.response_template = WHOLE
     coder.tokenizer.save_pretrained(folder)
 
 def answers(url):
