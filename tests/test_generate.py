@@ -92,6 +92,13 @@ def test_a_run_whose_replies_fail_stops_early_and_says_why(tmp_path, where):
     again = run((records, tmp_path), Gold(), tmp_path / "run", Judge(lambda r, o: Verdict(True)))
     assert len(again.kept) == 60
 
+def test_a_teacher_that_never_keeps_the_template_stops_the_run(tmp_path):
+    records = list(make_records(tmp_path, 60, "stop", World(still=1.), kinds=("count", "shape")))
+    cut = Gold(lambda r: Reply("<answer>2</answer>", tokens_out=9))
+    with pytest.raises(TooManyFailures, match="no trace in the template.*no </observation>"): run((records, tmp_path), cut, tmp_path / "run")
+    assert len(cut.asked) < 40
+    assert run((records, tmp_path), Gold(), tmp_path / "run", max_failures=1).steps["written"] == 60
+
 def spoilt(clips, folder):
     "A file with records that no teacher can be asked about, beside good ones."
     rs = [replace(r) for r in clips[0]]

@@ -370,26 +370,27 @@ def write(self: Pipeline, jobs: dict, ledger: Ledger):
         else: failures.saw(x.reason if x.text is None else "")
         yield key
 
-# %% ../nbs/10_generate.ipynb #2e6177f3
+# %% ../nbs/10_generate.ipynb #dbc8f814
 def _verdict_key(key, trace): return digest(key, trace.observation)
 
 @patch
-def ask_judge(self: Pipeline, r: Record, key: str, ledger: Ledger) -> str: # why there is no verdict; empty if there is one, or none is needed
-    "Step 3 for one record, unless step 2 rejects it or the verdict is there."
-    if (text := ledger.traces.get(key, {}).get("output")) is None: return ""
-    trace, _, step, _ = check(r, text, self.threshold, self.how)
-    if step or ledger.verdicts.done(k := _verdict_key(key, trace)): return ""
+def ask_judge(self: Pipeline, r: Record, key: str, ledger: Ledger) -> dict: # what was tried -> how it failed; empty for what went well
+    "Steps 2 and 3 for one record, unless the verdict is there."
+    if (text := ledger.traces.get(key, {}).get("output")) is None: return {}
+    trace, _, step, reason = check(r, text, self.threshold, self.how)
+    tried = dict(template=reason if step == "template" else "")
+    if step or ledger.verdicts.done(k := _verdict_key(key, trace)): return tried
     v = self.judge(r, trace.observation)
     ledger.verdicts.add([dict(key=k, problem_id=r.problem_id, yes=v.yes, reason=v.reason, cost=v.cost, at=round(time.time(), 1), final=v.yes is not None or v.cost > 0)])
-    return v.reason if v.yes is None else ""
+    return dict(tried, judge=v.reason if v.yes is None else "")
 
 @patch
 def work(self: Pipeline, jobs: dict, ledger: Ledger, bar=lambda n: None):
     "All three steps for all jobs, writing and judging side by side."
-    failures = Failures("no verdict", self.max_failures)
+    watched = dict(template=Failures("no trace in the template", max(.95, self.max_failures)), judge=Failures("no verdict", self.max_failures))
     with closing(flow(lambda key: self.ask_judge(jobs[key][0], key, ledger), self.write(jobs, ledger), self.workers)) as judged:
-        for reason in judged:
-            failures.saw(reason)
+        for tried in judged:
+            for what, reason in tried.items(): watched[what].saw(reason)
             bar(1)
 
 # %% ../nbs/10_generate.ipynb #0c81d37a
