@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'ORACLE', 'WORDS', 'YES_NO', 'ATTACKS', 'Verdict', 'states_answer', 'Judge', 'oracle', 'plain', 'question',
-           'read_verdict', 'chat_judge', 'base_judge', 'recording', 'recorded', 'panel', 'attacks']
+           'read_verdict', 'chat_judge', 'base_judge', 'recording', 'recorded', 'panel', 'judge_of', 'attacks']
 
-# %% ../nbs/09_judge.ipynb #db64933c
+# %% ../nbs/09_judge.ipynb #1a5ba131
 import re, unicodedata
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import torch
 from .data import Journal, Record
-from .model import group_states, lm_head, token_logprobs, using
+from .model import group_states, load, token_logprobs, using
+from .remote import chat_of
 from .sampling import sample
-from .tokens import MARKUP, collate, encode
+from .tokens import MARKUP, Coder, collate, encode
 from .world import from_record, sufficient
 
 # %% ../nbs/09_judge.ipynb #9ff7d5fe
@@ -159,7 +160,7 @@ def recorded(path) -> Judge:
         return Verdict(None, f"no verdict on file for record {record.problem_id!r} and this observation") if r is None else Verdict(r["yes"], r["reason"])
     return Judge(ask, f"recorded in {Journal(path).path.name}")
 
-# %% ../nbs/09_judge.ipynb #689e04f6
+# %% ../nbs/09_judge.ipynb #f57aad20
 def panel(
     *judges,
     quorum: int = None, # least verdicts; more than half of the judges unless given
@@ -169,10 +170,23 @@ def panel(
     def ask(record, observation):
         given = [j(record, observation) for j in judges]
         votes, cost = Counter(v.yes for v in given), sum(v.cost for v in given)
-        reason = "; ".join(f"{j.name}: {'no verdict' if v.yes is None else 'Yes' if v.yes else 'No'} ({v.reason})" for j, v in zip(judges, given))
-        if votes[True] + votes[False] < least or votes[True] == votes[False]: return Verdict(None, reason, cost)
-        return Verdict(votes[True] > votes[False], reason, cost)
+        said = [f"{j.name}: {'no verdict' if v.yes is None else 'Yes' if v.yes else 'No'}" for j, v in zip(judges, given)]
+        if votes[True] + votes[False] < least or votes[True] == votes[False]: return Verdict(None, "; ".join(said), cost)
+        return Verdict(votes[True] > votes[False], "; ".join(f"{s} ({v.reason})" for s, v in zip(said, given)), cost)
     return Judge(ask, f"panel of {', '.join(j.name for j in judges)}")
+
+# %% ../nbs/09_judge.ipynb #c477eeda
+def judge_of(
+    spec: str,             # oracle, recorded:FILE, base:FOLDER, openai:MODEL@URL, anthropic:MODEL, or several joined by + for a panel
+    evidence: bool = False, # an observation that states the answer earns a No
+    **kw,                  # as in `Chat`, for models behind servers
+) -> Judge:
+    "A judge from one word; `ValueError` for a word that names none."
+    kind, _, rest = spec.partition(":")
+    kinds = dict(oracle=lambda: ORACLE, recorded=lambda: recorded(rest), base=lambda: base_judge(load(rest), Coder.load(rest)), openai=lambda: chat_judge(chat_of(spec, **kw)), anthropic=lambda: chat_judge(chat_of(spec, **kw)))
+    if "+" in spec: return panel(*(judge_of(s, evidence, **kw) for s in spec.split("+")))
+    if kind not in kinds: raise ValueError(f"judge {spec!r}: use oracle, recorded:FILE, base:FOLDER, openai:MODEL@URL or anthropic:MODEL, or several joined by +")
+    return replace(kinds[kind](), evidence=evidence)
 
 # %% ../nbs/09_judge.ipynb #37254913
 ATTACKS = {
