@@ -12,20 +12,9 @@ from videop2r.judge import ORACLE, Judge, Verdict
 from videop2r.tokens import Coder
 from videop2r.world import World, from_record, gold, make_records, samples
 from test_store import FORK
-from tiny_server import Tiny, serve
+from tiny_server import Chat, Tiny, serve
 
 SAMPLES = samples(Path(__file__).parent.parent / "data_samples")
-
-class Chat:
-    "The official client, as a teacher's `chat`."
-    temperature, max_tokens, price = 0., 64, (0., 0.)
-    def __init__(self, url, name="tiny"):
-        from openai import OpenAI
-        self.name, self.client = name, OpenAI(base_url=url, api_key="none", max_retries=0)
-    def __call__(self, messages):
-        x = self.client.chat.completions.create(model=self.name, messages=messages, temperature=0, max_tokens=64)
-        cut = x.choices[0].finish_reason == "length"
-        return Reply(None if cut else x.choices[0].message.content, "cut off" if cut else "", x.usage.prompt_tokens, x.usage.completion_tokens)
 
 @pytest.fixture(scope="module")
 def tiny(): return Tiny(SAMPLES / "teacher")
