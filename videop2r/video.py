@@ -145,7 +145,7 @@ def _pyav(path, table):
         return np.stack([found[table.pts[i]] for i in indices])
     return get
 
-# %% ../nbs/02_video.ipynb #72ee346e
+# %% ../nbs/02_video.ipynb #50eab380
 try: import decord
 except ImportError: decord = None
 if decord: decord.logging.set_level(decord.logging.QUIET)
@@ -153,7 +153,11 @@ if decord: decord.logging.set_level(decord.logging.QUIET)
 def _decord(path, table):
     video = decord.VideoReader(path, num_threads=0)
     if len(video) != len(table.pts): raise VideoError(f"holds {len(table.pts)} frames, of which decord finds {len(video)}")
-    return lambda indices: video.get_batch(indices).asnumpy()
+    def get(indices):
+        late = video.get_frame_timestamp(indices)[:, 0] - [table.times[i] for i in indices]
+        if np.ptp(late) > .5 / table.rate or abs(late[0]) > 1e6: raise VideoError("holds frames that decord cannot place in time; choose another decoder") # it may then give other frames
+        return video.get_batch(indices).asnumpy()
+    return get
 
 def _torchcodec(path, table):
     from torchcodec.decoders import VideoDecoder
