@@ -50,7 +50,7 @@ def completion(body, text, cut, n_in, n_out):
 
 def handler(answer):
     class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+        protocol_version, disable_nagle_algorithm, wbufsize = "HTTP/1.1", True, 1 << 16 # head and body in one packet
         def log_message(self, *args): pass
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -60,6 +60,7 @@ def handler(answer):
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
+            self.wfile.flush()
     return Handler
 
 class Loopback(ThreadingHTTPServer):

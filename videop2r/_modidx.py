@@ -306,6 +306,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'videop2r.generate._local_replies': ('generate.html#_local_replies', 'videop2r/generate.py'),
                                    'videop2r.generate._measured': ('generate.html#_measured', 'videop2r/generate.py'),
                                    'videop2r.generate._pictures': ('generate.html#_pictures', 'videop2r/generate.py'),
+                                   'videop2r.generate._png': ('generate.html#_png', 'videop2r/generate.py'),
                                    'videop2r.generate._reading': ('generate.html#_reading', 'videop2r/generate.py'),
                                    'videop2r.generate._trace_row': ('generate.html#_trace_row', 'videop2r/generate.py'),
                                    'videop2r.generate._verdict_key': ('generate.html#_verdict_key', 'videop2r/generate.py'),

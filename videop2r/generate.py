@@ -9,7 +9,7 @@ __all__ = ['SEND', 'STEPS', 'LABELS', 'JUDGED', 'to_prompts', 'flow', 'LocalTeac
            'Leaks', 'leaks']
 
 # %% ../nbs/10_generate.ipynb #05a0b122
-import base64, json, re, time
+import base64, io, json, re, time
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing
@@ -28,7 +28,7 @@ from .sampling import sample
 from .scoring import score
 from .store import Ledger, Shard, Store, digest, identity
 from .tokens import MARKUP, Coder, encode
-from .video import png_data_uri, prepare, read_media, resize, smart_resize
+from .video import prepare, read_media, resize, smart_resize
 from .world import from_record, sufficient
 
 # %% ../nbs/10_generate.ipynb #11a30a34
@@ -129,10 +129,15 @@ def __call__(self: LocalTeacher, records, media, prompt, save):
             yield from ((r, x) for r, x in part if isinstance(x, str))
             yield from self._ask([(r, x) for r, x in part if not isinstance(x, str)], save)
 
-# %% ../nbs/10_generate.ipynb #36bf017f
+# %% ../nbs/10_generate.ipynb #1a62f7f7
+def _png(picture):
+    out = io.BytesIO()
+    picture.save(out, "PNG", compress_level=1) # the time is better spent elsewhere
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
 def frames_message(text: str, frames: list) -> list:
     "A user's turn: pictures, then text."
-    return [dict(role="user", content=[dict(type="image_url", image_url=dict(url=png_data_uri(f))) for f in frames] + [dict(type="text", text=text)])]
+    return [dict(role="user", content=[dict(type="image_url", image_url=dict(url=_png(f))) for f in frames] + [dict(type="text", text=text)])]
 
 def video_message(text: str, path) -> list:
     "A user's turn: a video file as it is, then text, as vLLM takes it."
