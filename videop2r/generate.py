@@ -31,13 +31,14 @@ from .tokens import MARKUP, Coder, encode
 from .video import prepare, read_media, resize, smart_resize
 from .world import from_record, sufficient
 
-# %% ../nbs/10_generate.ipynb #11a30a34
+# %% ../nbs/10_generate.ipynb #a470bd45
 def _example(coder, r, media, prompt, frames, pixels, room):
     visual = prepare(read_media(resolve(r.path, media), r.data_type, frames), coder.family, max_pixels=pixels)
     e = encode(coder, prompt.render(r), visual, name=r.problem_id)
     if room and len(e.prompt) > room: raise ValueError(f"the prompt has {len(e.prompt):,} tokens and there is room for {room:,}; give fewer frames or pixels")
     return e
 
+# %% ../nbs/10_generate.ipynb #213b57e7
 def to_prompts(
     coder: Coder,
     records,             # any iterable of Records
@@ -79,12 +80,13 @@ def flow(
             for f in running: f.cancel()
             if hasattr(items, "close"): items.close()
 
-# %% ../nbs/10_generate.ipynb #c444cea6
+# %% ../nbs/10_generate.ipynb #bcdedcf0
 def _local_replies(coder, found, prompts):
     for text, ids, cut, p in zip(found.texts, found.rows(), found.truncated.tolist(), prompts):
         reason = f"cut off by the limit of {len(ids)} tokens" if cut else "" if text.strip() else "empty"
         yield Reply(None if reason else text, reason, len(p.prompt), len(ids))
 
+# %% ../nbs/10_generate.ipynb #bfc2bd13
 @dataclass
 class LocalTeacher:
     "A checkpoint on this machine."
@@ -144,9 +146,10 @@ def video_message(text: str, path) -> list:
     url = "data:video/mp4;base64," + base64.b64encode(Path(path).read_bytes()).decode()
     return [dict(role="user", content=[dict(type="video_url", video_url=dict(url=url)), dict(type="text", text=text)])]
 
-# %% ../nbs/10_generate.ipynb #9460043b
+# %% ../nbs/10_generate.ipynb #e106217d
 SEND = ("frames", "video")
 
+# %% ../nbs/10_generate.ipynb #7d5bd6e1
 @dataclass
 class ChatTeacher:
     "A model behind a server: `chat` takes messages and returns a `Reply`."
@@ -173,7 +176,7 @@ class ChatTeacher:
         n = self.frames if r.data_type == "video" else 1
         return (-(-n // 2) if self.send == "video" else n) * (self.pixels // 28**2)
 
-# %% ../nbs/10_generate.ipynb #8a76e4c2
+# %% ../nbs/10_generate.ipynb #879c2136
 def _pictures(clip, pixels):
     "Frames of at most so many pixels, as the family resizes them."
     h, w = smart_resize(*clip.frames.shape[1:3], max_pixels=pixels)
@@ -186,6 +189,7 @@ def message(self: ChatTeacher, r: Record, media, prompt: Prompt) -> list:
     if self.send == "video" and r.data_type == "video": return video_message(prompt.render(r), path)
     return frames_message(prompt.render(r), _pictures(read_media(path, r.data_type, self.frames), self.pixels))
 
+# %% ../nbs/10_generate.ipynb #d0448964
 @patch
 def __call__(self: ChatTeacher, records, media, prompt, save):
     "Yield (record, `Reply`), or (record, the reason as text) for one that cannot be asked."
