@@ -39,13 +39,13 @@ def bare(url, bodies, workers):
 
 def piped(url, records, media, workers):
     "Seconds for the pipeline over the same records, store and oracle included."
-    from tiny_server import Chat
+    from videop2r.remote import OpenAIChat
     from videop2r.cot import SHORT
     from videop2r.generate import ChatTeacher, generate
     from videop2r.judge import ORACLE
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
-        made = generate(records, media, ChatTeacher(Chat(url), frames=8, workers=workers), ORACLE, out, prompt=SHORT, how="lenient", quiet=True)
+        made = generate(records, media, ChatTeacher(OpenAIChat("tiny", url, max_tokens=64), frames=8, workers=workers), ORACLE, out, prompt=SHORT, how="lenient", quiet=True)
         assert made.steps["written"] == len(records), made.lost
         return time.perf_counter() - start
 
@@ -54,12 +54,12 @@ def overhead(workers=16):
     from videop2r.cot import SHORT
     from videop2r.generate import ChatTeacher
     from videop2r.world import make_records
-    from tiny_server import Chat
+    from videop2r.remote import OpenAIChat
     rows, media = [], tempfile.mkdtemp()
     for latency in (1.6, .8, .4, .2, .1):
         n = workers * max(8, round(4 / latency))
         records = list(make_records(media, n, "overhead"))
-        teacher = ChatTeacher(Chat("http://127.0.0.1:1/v1"), frames=8)
+        teacher = ChatTeacher(OpenAIChat("tiny", "http://127.0.0.1:1/v1"), frames=8)
         bodies = [json.dumps(dict(model="tiny", messages=teacher.message(r, media, SHORT), temperature=0, max_tokens=64)) for r in records]
         here, there = mp.Pipe()
         server = mp.get_context("spawn").Process(target=slots, args=(workers, latency, there), daemon=True)
@@ -96,7 +96,7 @@ class Free:
     settings, price, limit = dict(name="free"), (0., 0.), 64
     def __init__(self, text): self.text = text
     def __call__(self, records, media, prompt, save):
-        from videop2r.generate import Reply
+        from videop2r.remote import Reply
         for r in records:
             save(r, x := Reply(self.text, tokens_out=600))
             yield r, x

@@ -7,12 +7,13 @@ import pytest
 from videop2r.cot import SHORT
 from videop2r.data import write_jsonl
 from videop2r.funnel import FUNNEL, tally, write_funnel
-from videop2r.generate import ChatTeacher, LocalTeacher, Reply, TooManyFailures, dry_run, generate
+from videop2r.generate import ChatTeacher, LocalTeacher, TooManyFailures, dry_run, generate
 from videop2r.judge import ORACLE, Judge, Verdict
+from videop2r.remote import OpenAIChat, Reply
 from videop2r.tokens import Coder
 from videop2r.world import World, from_record, gold, make_records, samples
 from test_store import FORK
-from tiny_server import Chat, Tiny, serve
+from tiny_server import Tiny, serve
 
 SAMPLES = samples(Path(__file__).parent.parent / "data_samples")
 
@@ -35,10 +36,17 @@ def texts(out): return {r["problem_id"]: r["output"] for r in map(json.loads, op
 
 @pytest.mark.parametrize("send", ["frames", "video"])
 def test_server_writes_what_the_local_teacher_writes(tiny, clips, by_hand, tmp_path, send):
-    with serve(tiny) as url: made = run(clips, ChatTeacher(Chat(url), frames=8, send=send, workers=4), tmp_path / "run")
+    with serve(tiny) as url: made = run(clips, ChatTeacher(OpenAIChat("tiny", url, max_tokens=64), frames=8, send=send, workers=4), tmp_path / "run")
     assert texts(made.out) == texts(by_hand.out) and made.steps == by_hand.steps
     rows = [json.loads(l) for l in open(made.out / "traces.jsonl")]
     assert all(r["tokens_in"] > 36 and r["tokens_out"] > 10 for r in rows)
+
+def test_a_server_that_moved_is_the_same_teacher_and_judge(tiny, clips, tmp_path):
+    from videop2r.judge import chat_judge
+    chat = lambda port: OpenAIChat("m", f"http://127.0.0.1:{port}/v1", max_tokens=64)
+    with serve(tiny) as url: made = run(clips, ChatTeacher(OpenAIChat("m", url, max_tokens=64), frames=8), tmp_path / "run", chat_judge(chat(1)), max_failures=1)
+    assert run(clips, ChatTeacher(chat(2), frames=8), tmp_path / "run", chat_judge(chat(3)), max_failures=1).steps == made.steps
+    with pytest.raises(ValueError, match="judge: m -> n"): run(clips, ChatTeacher(chat(2), frames=8), tmp_path / "run", chat_judge(OpenAIChat("n", "http://127.0.0.1:3/v1")))
 
 class Gold:
     "A teacher without a model; `broken` gives a reply for some records instead."
@@ -217,6 +225,6 @@ class Blind(ChatTeacher):
 
 def test_text_goes_through_transformers_serve(transformers_serve, clips, tmp_path):
     url, name = transformers_serve
-    made = run(clips, Blind(Chat(url, name), workers=3), tmp_path / "run")
+    made = run(clips, Blind(OpenAIChat(name, url, max_tokens=64), workers=3), tmp_path / "run")
     assert made.steps["written"] == 18 and set(texts(made.out).values()) == {PARROT}
     assert all(json.loads(l)["tokens_out"] > 10 for l in open(made.out / "traces.jsonl"))

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from videop2r.cot import SHORT, render
 from videop2r.data import read_jsonl
-from videop2r.generate import ChatTeacher, Reply, generate
+from videop2r.generate import ChatTeacher, generate
 from videop2r.judge import Judge, Verdict
+from videop2r.remote import Reply
 from videop2r.store import Ledger, Shard, Store, identity, merge
 from videop2r.world import World, make_records
 
@@ -34,7 +35,7 @@ class Register:
 
 class Paid:
     "A teacher's server whose calls are noted."
-    name, temperature, max_tokens = "paid", 0., 100
+    model, temperature, max_tokens = "paid", 0., 100
     def __init__(self, register): self.register = register
     def __call__(self, messages):
         n, truth = re.search(r"\(#(\d+) (\w+)\)", messages[0]["content"][-1]["text"]).groups()

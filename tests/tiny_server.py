@@ -5,7 +5,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from videop2r.generate import Reply
 from videop2r.model import load
 from videop2r.sampling import sample
 from videop2r.tokens import Coder, encode
@@ -77,14 +76,3 @@ def serve(
     finally:
         server.shutdown()
         server.server_close()
-
-class Chat:
-    "The official client, as a teacher's `chat`."
-    temperature, max_tokens, price = 0., 64, (0., 0.)
-    def __init__(self, url, name="tiny"):
-        from openai import OpenAI
-        self.name, self.client = name, OpenAI(base_url=url, api_key="none", max_retries=0)
-    def __call__(self, messages):
-        x = self.client.chat.completions.create(model=self.name, messages=messages, temperature=0, max_tokens=64)
-        cut = x.choices[0].finish_reason == "length"
-        return Reply(None if cut else x.choices[0].message.content, "cut off" if cut else "", x.usage.prompt_tokens, x.usage.completion_tokens)
