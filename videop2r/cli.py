@@ -70,7 +70,7 @@ def _audit(a):
     print(found._repr_markdown_() + f"\n\nfindings: {a.out}/audit.jsonl, media to leave out: {a.out}/quarantine.jsonl")
     return 1 if found.quarantine else 0
 
-# %% ../nbs/22_cli.ipynb #41fb3a3e
+# %% ../nbs/22_cli.ipynb #3611ff4f
 def _chat_settings(a):
     from videop2r.remote import Cache
     from pathlib import Path
@@ -81,10 +81,7 @@ def _teacher(a):
     "A teacher from its word."
     from videop2r.generate import ChatTeacher, LocalTeacher
     kind, _, folder = a.teacher.partition(":")
-    if kind == "local":
-        from videop2r.model import load
-        from videop2r.tokens import Coder
-        return LocalTeacher(load(folder, nf4=a.nf4), Coder.load(folder), folder, a.frames, a.pixels, a.limit, batch=a.batch)
+    if kind == "local": return LocalTeacher.load(folder, nf4=a.nf4, frames=a.frames, pixels=a.pixels, limit=a.limit, batch=a.batch)
     from videop2r.remote import chat_of
     return ChatTeacher(chat_of(a.teacher, max_tokens=a.limit, price=a.price, **_chat_settings(a)), a.frames, a.pixels or 128 * 28 * 28, a.send, a.workers)
 
@@ -95,23 +92,23 @@ def _generate(a):
     from videop2r.store import Shard
     judge = judge_of(a.judge, a.evidence, price=a.judge_price, **_chat_settings(a))
     prompt = SHORT if a.prompt == "short" else Prompt.from_file(a.prompt) if a.prompt else Prompt()
-    given = (a.records, a.media, _teacher(a), judge, a.out, Shard(*a.shard), a.accept)
+    given = (a.records, a.media, _teacher(a), judge, a.out, Shard.parse(a.shard), a.accept)
     kw = dict(prompt=prompt, threshold=a.threshold, how=a.how, workers=a.workers, max_failures=a.max_failures)
     if a.dry_run: return print(dry_run(*given, judge_price=a.judge_price, **kw)._repr_markdown_())
     print(generate(*given, **kw)._repr_markdown_())
     from videop2r.funnel import write_funnel
     print(f"\nkept: {a.out}/kept.jsonl and {a.out}/sft.part*.json.gz, the report: {write_funnel(a.out)}")
 
-# %% ../nbs/22_cli.ipynb #62878fe5
+# %% ../nbs/22_cli.ipynb #477513c2
 def gigabytes(text):
     "`24GB`, `24 GB` or `24` as a number."
     try: return float(text.lower().removesuffix("gb").strip())
     except ValueError: raise argparse.ArgumentTypeError(f"{text!r}: give gigabytes, as in 24GB") from None
 
-def pair(text, sign=",", kind=float):
+def pair(text):
     "`3,15` as (3.0, 15.0)."
-    try: first, second = map(kind, text.split(sign))
-    except ValueError: raise argparse.ArgumentTypeError(f"{text!r}: give two numbers, as in 3{sign}15") from None
+    try: first, second = map(float, text.split(","))
+    except ValueError: raise argparse.ArgumentTypeError(f"{text!r}: give two numbers, as in 3,15") from None
     return first, second
 
 # %% ../nbs/22_cli.ipynb #8ace602d
@@ -132,10 +129,10 @@ _DATA = dict(
         ("--media", dict(required=True, help=_MEDIA)), ("--out", dict(default="audit", help="folder of the findings; run again to go on")), ("--workers", dict(type=int, default=2)),
         ("--seconds", dict(type=float, default=20., help="time limit for one medium")), ("--frames", dict(type=int, default=16))]))
 
-# %% ../nbs/22_cli.ipynb #378bd989
+# %% ../nbs/22_cli.ipynb #2c933301
 _GENERATE = [("--records", dict(required=True, nargs="+", help="questions: .jsonl, .json, either with .gz, or a folder of parts")), ("--media", dict(required=True, help=_MEDIA)),
     ("--teacher", dict(required=True, help="local:FOLDER, openai:MODEL@URL or anthropic:MODEL")), ("--judge", dict(default="oracle", help="oracle, recorded:FILE, base:FOLDER, openai:MODEL@URL, anthropic:MODEL, or several joined by +")),
-    ("--out", dict(required=True, help="folder of the run; the same command goes on where it stopped")), ("--shard", dict(type=lambda t: pair(t, "/", int), default=(1, 1), help="part i/n of the records, as in 2/8")),
+    ("--out", dict(required=True, help="folder of the run; the same command goes on where it stopped")), ("--shard", dict(default="1/1", help="part i/n of the records, as in 2/8")),
     ("--dry-run", dict(action="store_true", help="say what it would do and cost, and ask nothing")), ("--frames", dict(type=int, default=16)), ("--pixels", dict(type=int, help="most pixels a frame")),
     ("--prompt", dict(help="file with the instruction; 'short' for the embedded models")), ("--limit", dict(type=int, default=1024, help="most tokens of a trace")),
     ("--batch", dict(type=int, default=16, help="prompts at a time, of a local teacher")), ("--nf4", dict(action="store_true", help="load a local teacher in four bits")),
