@@ -78,7 +78,7 @@ def _repr_markdown_(self: Survey):
     if self.bad: parts.append(f"{self.bad:,} records could not be used: `videop2r data check` names them.")
     return "\n\n".join(parts)
 
-# %% ../nbs/00a_corpus.ipynb #d9f20ec6
+# %% ../nbs/00a_corpus.ipynb #95da7d2e
 COLOUR = dict(perception="#3b7dbd", reasoning="#d98032")
 
 @patch
@@ -90,7 +90,7 @@ def plot(self: Survey, axes=None):
         top = max(quantile(c, .99), 1)
         axes.hist(list(c), weights=list(c.values()), bins=min(60, top), range=(0, top + 1), density=True, alpha=.6, color=COLOUR[p], label=f"{p}, median {quantile(c, .5)}")
     axes.set(xlabel="words (up to the 99th percentile)", ylabel="density")
-    if any(self.words.values()): axes.legend(frameon=False)
+    if any(self.words.values()): axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return axes
 
 # %% ../nbs/00a_corpus.ipynb #3ac5dafa
