@@ -2,6 +2,7 @@
 import json, os, random, signal, subprocess, sys, time
 from pathlib import Path
 import av, numpy as np, pytest
+from PIL import Image
 from videop2r.data import Journal, Record
 from videop2r.media import audit, gallery
 from videop2r.video import VideoError, read_media
@@ -22,12 +23,23 @@ def film(path, seed=0, n=24, size=64):
 def strange(path, kind, frames):
     "A reader that misbehaves by the name of the file."
     name = Path(path).stem
-    if name.startswith("hang"): time.sleep(600)
+    if name.startswith("hang"):
+        Path(path).with_suffix(".seen").touch()
+        time.sleep(600)
     if name.startswith("segv"): os.kill(os.getpid(), signal.SIGSEGV)
     if name.startswith("exit"): os._exit(3)
     if name.startswith("raise"): raise KeyError("frames")
     if name.startswith("memory"): return [bytearray(1 << 30) for _ in range(64)]
     if name.startswith("noise"): os.write(1, b"x" * 100_000)
+    return read_media(path, kind, frames)
+
+
+HARM = []
+
+def harmful(path, kind, frames):
+    "A decoder that `harm` damages unnoticed, so that whatever comes after it in the same process fails."
+    if HARM: os.kill(os.getpid(), signal.SIGSEGV) if "late" in path else [][0]
+    if Path(path).stem == "harm": HARM.append(path)
     return read_media(path, kind, frames)
 
 
@@ -41,24 +53,53 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_misbehaviour_costs_one_clip_each(folder, workers):
-    found = audit(folder, out=folder / "a", workers=workers, seconds=5, memory=1, read=strange, quiet=True)
-    assert {p[:-4]: r["kind"] for p, r in found.rows.items()} == {"hang": "time", "segv": "died", "exit": "died", "raise": "unreadable", "memory": "unreadable", "noise": "good", **{f"good{i}": "good" for i in range(6)}}
+    found = audit(folder, out=folder / "a", workers=workers, seconds=4, memory=1, read=strange, quiet=True)
+    assert {p[:-4]: r["kind"] for (p, _), r in found.rows.items()} == {"hang": "time", "segv": "died", "exit": "died", "raise": "unreadable", "memory": "memory", "noise": "good", **{f"good{i}": "good" for i in range(6)}}
     reasons = {q["path"]: q["reason"] for q in found.quarantine}
-    assert "5 s" in reasons["hang.mp4"] and "SIGSEGV" in reasons["segv.mp4"] and "exit code 3" in reasons["exit.mp4"] and "frames" in reasons["raise.mp4"]
+    assert "4 s" in reasons["hang.mp4"] and "SIGSEGV" in reasons["segv.mp4"] and "exit code 3" in reasons["exit.mp4"] and reasons["raise.mp4"] == "KeyError: 'frames'"
     assert [json.loads(l)["path"] for l in (folder / "a/quarantine.jsonl").read_text().splitlines()] == list(reasons)
+
+
+def test_no_clip_is_blamed_for_what_an_earlier_one_did(folder):
+    for name in ("harm", "late1", "late2", "mid"): (folder / f"{name}.mp4").write_bytes((folder / "good0.mp4").read_bytes())
+    names = ["harm", "late1", "good1", "harm", "good2", "mid", "late2"]
+    found = audit(folder, [Record(problem_id=n, path=f"{n}.mp4") for n in names], workers=1, read=harmful, quiet=True)
+    assert set(found.kinds) == {"good"} and len(found.rows) == 6
 
 
 def test_every_kind_of_bad_path_is_listed_with_its_records(folder):
     (folder / "text.mp4").write_text("no video")
     (folder / "empty.mp4").touch()
     (folder / "pretends.png").write_bytes((folder / "good0.mp4").read_bytes())
+    Image.new("RGB", (64, 64)).save(folder / "picture.png")
+    (folder / "picture.png").rename(folder / "picture.mp4")
     (folder / "out.mp4").symlink_to("/etc/hosts")
-    paths = ["text.mp4", "empty.mp4", "pretends.png", "out.mp4", "../x.mp4", "gone.mp4", "./good1.mp4", "good1.mp4"]
+    (folder / "folder.mp4").mkdir()
+    paths = ["text.mp4", "empty.mp4", "pretends.png", "picture.mp4", "out.mp4", "../x.mp4", "gone.mp4", "folder.mp4", 300 * "x" + ".mp4", "\udcff.mp4", "\ud800.mp4", "a\0.mp4", "./good1.mp4", "good1.mp4"]
     rows = [Record(problem_id=str(i), path=p, data_type="image" if p.endswith("png") else "video") for i, p in enumerate(paths)]
     found = audit(folder, rows, workers=1, quiet=True)
-    assert [r["kind"] for r in found.rows.values()] == ["unreadable", "unreadable", "unreadable", "outside", "outside", "missing", "good"]
-    assert [q["records"] for q in found.quarantine] == [[str(i)] for i in range(6)] and [r.problem_id for r in found.clean(rows)] == ["6", "7"]
-    assert "gone.mp4" in found._repr_markdown_()
+    assert [r["kind"] for r in found.rows.values()] == ["unreadable", "empty", *2 * ["unreadable"], *2 * ["outside"], *3 * ["missing"], *2 * ["name"], "outside", "good"]
+    assert [q["records"] for q in found.quarantine] == [[str(i)] for i in range(12)] and found.clean(rows) == (rows[12:], rows[:12])
+    assert "gone.mp4" in found._repr_markdown_().encode().decode() and "PNG picture" in found.quarantine[3]["reason"]
+    with pytest.raises(ValueError, match="not audited"): found.clean([Record(path="good2.mp4")])
+
+
+def test_names_that_no_list_can_hold(folder):
+    (Path(os.fsdecode(os.fsencode(folder) + b"/\xff.mp4"))).write_bytes((folder / "good0.mp4").read_bytes())
+    found = audit(folder, out=folder / "a", workers=1, quiet=True)
+    assert found.rows["\udcff.mp4", "video"]["kind"] == "name" and found.kinds["good"] == 12
+    assert json.loads((folder / "a/quarantine.jsonl").read_text().splitlines()[-1])["path"] == "\udcff.mp4"
+
+
+def test_one_file_as_video_and_as_image(folder):
+    rows = [Record(problem_id="1", path="good1.mp4"), Record(problem_id="2", path="good1.mp4", data_type="image")]
+    run = lambda: audit(folder, rows, folder / "a", workers=1, quiet=True).clean(rows)
+    assert run() == run() == (rows[:1], rows[1:])
+
+
+@pytest.mark.parametrize("how,message", [(dict(media="nowhere"), "no such folder"), (dict(workers=0), "workers is 0"), (dict(seconds=-1), "seconds is -1"), (dict(frames=0), "frames is 0")], ids=str)
+def test_what_cannot_work_is_refused_at_once(tmp_path, how, message):
+    with pytest.raises(ValueError, match=message): audit(**{"media": tmp_path, **how})
 
 
 def test_a_second_run_reads_only_what_is_new_or_changed_or_was_given_too_little_time(folder):
@@ -82,8 +123,25 @@ SCRIPT = """
 import sys; sys.path.insert(0, {tests!r})
 from test_media import strange
 from videop2r.media import audit
-if __name__ == "__main__": audit({folder!r}, out={out!r}, workers=2, seconds=600, read=strange, quiet=True)
+if {main}: audit({folder!r}, out={out!r}, workers=2, seconds={seconds}, read=strange, quiet=True)
 """
+
+def script(folder, seconds=20, main='__name__ == "__main__"', **kw):
+    "An audit in a process of its own, and the mark by which to find its children."
+    (folder / "run.py").write_text(SCRIPT.format(tests=str(Path(__file__).parent), folder=str(folder), out=str(folder / "a"), seconds=seconds, main=main))
+    mark = f"AUDIT_TEST={os.urandom(8).hex()}"
+    return mark, subprocess.Popen([sys.executable, folder / "run.py"], stderr=subprocess.PIPE, text=True, env={**os.environ, **dict([mark.split("=")])}, start_new_session=True,
+                                  preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+
+def soon(happens, seconds=60):
+    end = time.monotonic() + seconds
+    while not happens() and time.monotonic() < end: time.sleep(.1)
+    return happens()
+
+
+def test_a_script_without_a_main_guard_is_told_so(folder):
+    _, p = script(folder, main="True")
+    assert "__main__" in p.communicate(timeout=100)[1] and p.returncode == 1
 
 def alive(marker):
     return [p for p in Path("/proc").glob("[0-9]*/environ") if p.parent.name != str(os.getpid()) and marker in _read(p)]
@@ -97,27 +155,27 @@ def _read(p):
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_audits_keep_what_is_finished_and_leave_nobody_behind(folder, sign):
     for i in range(6, 40): (folder / f"good{i}.mp4").write_bytes((folder / "good0.mp4").read_bytes())
-    (folder / "run.py").write_text(SCRIPT.format(tests=str(Path(__file__).parent), folder=str(folder), out=str(folder / "a")))
-    mark = f"AUDIT_TEST={os.urandom(8).hex()}"
-    p = subprocess.Popen([sys.executable, folder / "run.py"], stderr=subprocess.DEVNULL, env={**os.environ, **dict([mark.split("=")])}, start_new_session=True,
-                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    for _ in range(600):
-        time.sleep(.1)
-        if (folder / "a/audit.jsonl").exists() and (folder / "a/audit.jsonl").read_text().count("\n") >= 5: break
+    mark, p = script(folder)
+    assert soon(lambda: (folder / "a/audit.jsonl").exists() and (folder / "a/audit.jsonl").read_text().count("\n") >= 5)
     p.send_signal(sign)
     p.wait(30)
     done = {r["path"] for r in Journal(folder / "a/audit.jsonl").rows}
-    assert len(done) >= 5
-    if sign == signal.SIGINT:
-        for _ in range(50):
-            if not alive(mark): break
-            time.sleep(.1)
-        assert not alive(mark)
+    assert len(done) >= 5 and soon(lambda: not alive(mark))
+    assert (folder / "a/quarantine.jsonl").exists() == (sign == signal.SIGINT)
     (folder / "hang.mp4").unlink()
     again = audit(folder, out=folder / "a", workers=2, seconds=600, memory=2, read=strange, quiet=True)
     rows = [r["path"] for r in Journal(folder / "a/audit.jsonl").rows]
     assert len(rows) == len(set(rows)) and done <= set(rows) and again.kinds["good"] == 41
-    for pid in alive(mark): os.kill(int(pid.parent.name), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+def test_a_child_that_hangs_outlives_a_killed_audit_by_seconds(folder):
+    for p in folder.glob("*.mp4"): p.rename(p.with_stem("hang" + p.stem))
+    mark, p = script(folder, seconds=3)
+    assert soon(lambda: list(folder.glob("*.seen")))
+    p.kill()
+    p.wait(30)
+    assert alive(mark) and soon(lambda: not alive(mark), 8)
 
 
 def mutate(data, other, draw):
@@ -140,10 +198,10 @@ def test_a_storm_of_damaged_clips(tmp_path):
     clips = [film(tmp_path / f"good{i}.mp4", seed=i).read_bytes() for i in range(10)]
     for i in range(n): (tmp_path / f"bad{i:03}.mp4").write_bytes(mutate(*draw.sample(clips, 2), draw))
     found = audit(tmp_path, out=tmp_path / "a", workers=2, seconds=10, quiet=True)
-    assert len(found.rows) == n + 10 and all(found.rows[f"good{i}.mp4"]["kind"] == "good" for i in range(10))
+    assert len(found.rows) == n + 10 and all(found.rows[f"good{i}.mp4", "video"]["kind"] == "good" for i in range(10))
     assert all(q["reason"] for q in found.quarantine) and len(found.quarantine) + found.kinds["good"] == n + 10
     assert found.kinds["missing"] + found.kinds["outside"] == 0 and len(found.quarantine) > n / 5
-    assert found.kinds == audit(tmp_path, workers=1, seconds=10, quiet=True).kinds
+    assert found.quarantine == audit(tmp_path, workers=1, seconds=10, quiet=True).quarantine
     print(dict(found.kinds))
 
 

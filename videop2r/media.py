@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'gallery', 'Audit', 'audit']
 
-# %% ../nbs/02a_media.ipynb #f333b1dd
-import json, multiprocessing as mp, os, signal, time
+# %% ../nbs/02a_media.ipynb #635df15e
+import json, math, multiprocessing as mp, os, signal, stat, time
 from collections import Counter, deque
+from contextlib import closing
 from dataclasses import dataclass
 from html import escape
 from multiprocessing.connection import wait
 from pathlib import Path
+from fastcore.basics import patch
 from tqdm.auto import tqdm
 from .data import Journal, RecordError, resolve
-from .video import read_media
+from .video import DECODER, VideoError, read_media
 
 # %% ../nbs/02a_media.ipynb #c2fba937
 def _figure(r, media, frames):
@@ -34,151 +36,209 @@ def gallery(
     "Records with their contact sheets."
     return f'<div style="font:14px sans-serif;max-width:1100px">{"".join(_entry(r, media, frames) for r in records)}</div>'
 
-# %% ../nbs/02a_media.ipynb #ef18ac07
+# %% ../nbs/02a_media.ipynb #ded47350
 def _bound(memory):
-    "No more than `memory` GB beyond what this process has mapped."
+    "No core files, and no more than `memory` GB beyond what this process has mapped."
     try: import resource
     except ImportError: return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if not Path("/proc/self/statm").exists(): return
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (int(mapped + memory * 2**30), resource.getrlimit(resource.RLIMIT_AS)[1]))
 
+# %% ../nbs/02a_media.ipynb #198f22b5
+def _printable(text): return str(text).encode(errors="backslashreplace").decode()
+
+def _picture(path):
+    "The form of a picture file, by its first bytes; nothing for any other."
+    with open(path, "rb") as f: head = f.read(12)
+    forms = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
+    return "WebP" if head[:4] + head[8:] == b"RIFFWEBP" else next((form for start, form in forms.items() if head.startswith(start)), "")
+
 def _answer(read, path, kind, frames):
-    try: clip = read(path, kind, frames)
-    except Exception as e: return dict(kind="unreadable", reason=str(e).removeprefix(f"{path}: ") or type(e).__name__) # whatever a decoder raises is a finding
+    try:
+        if kind == "video" and (form := _picture(path)): raise VideoError(f"is a {form} picture, not a video; fetch the video, or call it an image in its records")
+        clip = read(path, kind, frames)
+    except Exception as e: # whatever a decoder raises is a finding
+        if isinstance(e, MemoryError) or isinstance(e.__cause__, MemoryError): return dict(kind="memory", reason="takes more memory than the audit allows; allow more, or leave its records out")
+        name = "" if isinstance(e, VideoError) else f"{type(e).__name__}: "
+        return dict(kind="unreadable", reason=_printable(name + (str(e).removeprefix(f"{path}: ").splitlines() or [""])[0][:300]))
     return dict(kind="good", shape=list(clip.frames.shape), fps=clip.fps)
 
-# %% ../nbs/02a_media.ipynb #bc4243e6
-def _serve(conn, read, frames, seconds, memory):
+# %% ../nbs/02a_media.ipynb #6c7f3766
+def _serve(conn, seconds, memory, read, frames):
     signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is the parent's to handle
     null = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2): os.dup2(null, stream)
     _bound(memory)
-    conn.send("ready")
+    conn.send(dict(kind="ready"))
     while True:
         try: path, kind = conn.recv()
         except EOFError: return
-        if hasattr(signal, "alarm"): signal.alarm(int(seconds) + 5)
+        if hasattr(signal, "alarm"): signal.alarm(math.ceil(seconds) + 2)
         conn.send(_answer(read, path, kind, frames))
         if hasattr(signal, "alarm"): signal.alarm(0)
 
-# %% ../nbs/02a_media.ipynb #f09757db
+# %% ../nbs/02a_media.ipynb #7bd77c99
+_START = 120 # seconds in which a child must have loaded the decoder
+
 class _Worker:
-    def __init__(self, context, read, frames, seconds, memory):
-        self.seconds, self.task = seconds, None
+    def __init__(self, context, seconds, settings, task=None):
+        self.seconds, self.task, self.reads, self.until = seconds, task, 0, time.monotonic() + _START
         self.conn, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other, read, frames, seconds, memory), daemon=True)
+        self.process = context.Process(target=_serve, args=(other, seconds, *settings), daemon=True)
         self.process.start()
         other.close()
-        try: started = self.conn.poll(120) and self.conn.recv() == "ready"
-        except EOFError: started = False
-        if not started: raise RuntimeError("the process that reads media does not start: try `from videop2r.video import read_media` in a fresh Python")
 
-    def give(self, task, path, kind):
-        self.task, self.until = task, time.monotonic() + self.seconds
-        try: self.conn.send((str(path), kind))
+    def give(self, task):
+        self.task, self.reads, self.until = task, self.reads + 1, time.monotonic() + self.seconds
+        try: self.conn.send((str(task[1]), task[2]))
         except OSError: pass # it has died; `answer` says so
-
-    def answer(self):
-        try:
-            if self.conn.poll(): return self.conn.recv()
-        except (EOFError, OSError):
-            self.process.join(5)
-            return dict(kind="died", reason=f"the decoder's process died ({_exit(self.process.exitcode)})")
-        if time.monotonic() > self.until: return dict(kind="time", reason=f"no answer within {self.seconds:g} s", limit=self.seconds)
 
     def end(self):
         self.process.kill()
-        self.process.join()
+        self.process.join(5)
         self.conn.close()
 
-# %% ../nbs/02a_media.ipynb #740da550
-def _exit(code):
-    return signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+# %% ../nbs/02a_media.ipynb #dd03f051
+def _exit(code): return signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
 
-# %% ../nbs/02a_media.ipynb #3f50a997
+@patch
+def answer(self: _Worker):
+    "What the child found, or how it failed; `None` while it is at work and within its time."
+    try:
+        if self.conn.poll(): return self.conn.recv()
+        if time.monotonic() < self.until: return None
+        found = dict(kind="time", reason=f"no answer within {self.seconds:g} s", limit=self.seconds)
+    except (EOFError, OSError):
+        self.process.join(5)
+        found = dict(kind="died", reason=f"the decoder's process died ({_exit(self.process.exitcode)})")
+    if self.reads: return found
+    raise RuntimeError(f"the process that reads media does not start ({_exit(self.process.exitcode)}): in a script, call the audit below `if __name__ == \"__main__\":`; "
+                       "give a `read` that a fresh Python can import")
+
+# %% ../nbs/02a_media.ipynb #2563cc3d
 def _context():
     if "forkserver" not in mp.get_all_start_methods(): return mp.get_context("spawn")
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["videop2r.video"])
+    context.set_forkserver_preload(["videop2r.media"])
     return context
 
-# %% ../nbs/02a_media.ipynb #959e8d05
+def _settled(w, found): return w.reads > 0 and (w.reads == 1 or found["kind"] == "good")
+
+def _turn(w, found, todo, make):
+    "The worker for what comes next: this one, a new one, or none."
+    task = w.task if not _settled(w, found) else None
+    again, task = w.reads and task, task or (todo.popleft() if todo else None)
+    if task and not again and found["kind"] not in ("time", "died"): w.give(task)
+    else:
+        w.end()
+        w = make(task) if task else None
+    return w
+
+# %% ../nbs/02a_media.ipynb #7e09ff91
 def _read_all(tasks, make, n):
     "Pairs of task and answer, as they come; tasks are (key, path, kind)."
     todo, workers = deque(tasks), []
     try:
         workers += [make() for _ in range(min(n, len(todo)))]
-        while todo or any(w.task for w in workers):
-            for w in workers:
-                if w.task is None and todo: w.give(*todo.popleft())
-            wait([w.conn for w in workers if w.task], timeout=.2)
+        while workers:
+            wait([w.conn for w in workers], max(0, min(w.until for w in workers) - time.monotonic()))
             for i, w in enumerate(workers):
-                if w.task is None or (found := w.answer()) is None: continue
-                yield w.task, found
-                w.task = None
-                if found["kind"] in ("time", "died"):
-                    w.end()
-                    if todo: workers[i] = make()
+                if (found := w.answer()) is None: continue
+                if _settled(w, found): yield w.task, found
+                workers[i] = _turn(w, found, todo, make)
+            workers[:] = filter(None, workers)
     finally:
-        for w in workers: w.end()
+        for w in filter(None, workers): w.end()
 
-# %% ../nbs/02a_media.ipynb #b1bcf3a3
-SUFFIXES = dict(video=(".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".gif"), image=(".png", ".jpg", ".jpeg", ".webp", ".bmp"))
+# %% ../nbs/02a_media.ipynb #15d86ace
+SUFFIXES = dict(video=".mp4 .mkv .webm .avi .mov .m4v .flv .gif .mpg .mpeg .ts .wmv .3gp".split(), image=".png .jpg .jpeg .webp .bmp".split())
 
 def _wanted(records, media):
-    "Path -> (kind, ids of the records that use it); without records, all media files below the folder."
+    "(path, data_type) -> ids of the records that use it; without records, all media files below the folder."
     out = {}
     if records is None:
         kind = {s: k for k, ends in SUFFIXES.items() for s in ends}
         files = sorted(p for p in Path(media).rglob("*") if p.suffix.lower() in kind and p.is_file())
-        return {p.relative_to(media).as_posix(): (kind[p.suffix.lower()], []) for p in files}
-    for r in records: out.setdefault(os.path.normpath(r.path), (r.data_type, []))[1].append(r.problem_id)
+        return {(p.relative_to(media).as_posix(), kind[p.suffix.lower()]): [] for p in files}
+    for r in records: out.setdefault((os.path.normpath(r.path), r.data_type), []).append(r.problem_id)
     return out
 
 def _look(path, media, frames):
     "Where the file is and what identifies this reading of it; or the row of one that need not be opened."
-    try: full = resolve(path, media)
-    except RecordError as e: return None, dict(kind="outside", reason=str(e).removeprefix("record: "))
-    if not full.is_file(): return None, dict(kind="missing", reason=f"no such file below {Path(media).name}; fetch it")
-    s = full.stat()
-    return full, [s.st_size, s.st_mtime_ns, frames]
+    row = lambda kind, reason: (None, dict(kind=kind, reason=reason))
+    try:
+        path.encode()
+        full = resolve(path, media)
+        s = os.stat(full)
+    except UnicodeEncodeError: return row("name", "the name is not UTF-8; rename the file")
+    except RecordError as e: return row("outside", str(e).removeprefix("record: "))
+    except OSError as e: return row("missing", f"cannot be found ({e.strerror}); fetch it, or check the media folder")
+    if not stat.S_ISREG(s.st_mode): return row("missing", "is no file; fetch it")
+    if not s.st_size: return row("empty", "the file is empty; fetch it again")
+    return full, [s.st_size, s.st_mtime_ns, frames, DECODER]
 
-# %% ../nbs/02a_media.ipynb #81e4c220
+# %% ../nbs/02a_media.ipynb #ea03c031
 def _sort_out(wanted, media, frames, seconds, known):
     "Rows of the media whose finding is at hand, and tasks for the others."
-    known, rows, todo = {r["path"]: r for r in known}, {}, []
-    for p, (kind, _) in wanted.items():
-        full, key = _look(p, media, frames)
-        old = known.get(p, {})
-        if full is None: rows[p] = key
-        elif old.get("key") == key and old.get("limit", seconds) >= seconds: rows[p] = old
-        else: todo.append(((p, key), full, kind))
+    known, rows, todo = {(r["path"], r["data_type"]): r for r in known}, {}, []
+    for medium in wanted:
+        full, key = _look(medium[0], media, frames)
+        old = known.get(medium, {})
+        if full is None: rows[medium] = key
+        elif old.get("key") == key and old.get("limit", seconds) >= seconds: rows[medium] = old
+        else: todo.append(((medium, key), full, medium[1]))
     return rows, todo
 
-# %% ../nbs/02a_media.ipynb #b05029b1
+# %% ../nbs/02a_media.ipynb #16c7bd7b
 @dataclass
 class Audit:
     "What opened and what did not."
-    rows: dict            # path -> kind, reason, ids of the records that use it, ...
+    rows: dict # (path, data_type) -> kind, reason, ids of the records that use it, ...
 
     @property
     def kinds(self) -> Counter: return Counter(r["kind"] for r in self.rows.values())
+
     @property
-    def quarantine(self) -> list: return [dict(path=p, kind=r["kind"], reason=r["reason"], records=r["records"]) for p, r in self.rows.items() if r["kind"] != "good"]
+    def quarantine(self) -> list:
+        return [dict(path=p, data_type=t, kind=r["kind"], reason=r["reason"], records=r["records"]) for (p, t), r in self.rows.items() if r["kind"] != "good"]
 
-    def clean(self, records) -> list:
-        "The records whose medium opened."
-        return [r for r in records if self.rows.get(os.path.normpath(r.path), {}).get("kind") == "good"]
+    def good(self, record) -> bool:
+        "Whether a record's medium opened; `ValueError` for one that was not audited."
+        row = self.rows.get((os.path.normpath(record.path), record.data_type))
+        if row is None: raise ValueError(f"record {record.problem_id!r}: its {record.data_type} {record.path!r} was not audited; run the audit over these records")
+        return row["kind"] == "good"
 
-    def _repr_markdown_(self):
-        bad, cell = self.quarantine, lambda s: escape(str(s), quote=False).replace("|", "\\|")
-        counts = ", ".join(f"{n:,} {k}" for k, n in self.kinds.most_common())
-        rows = [f"| {cell(q['path'])} | {q['kind']} | {cell(q['reason'])} | {len(q['records']):,} |" for q in bad[:20]]
-        more = [f"\n{len(bad) - 20:,} more stand in quarantine.jsonl."] if len(bad) > 20 else []
-        return "\n".join([f"{len(self.rows):,} media: {counts}.", *(["", "| path | kind | reason | records |", "|---|---|---|--:|", *rows, *more] if bad else [])])
+    def clean(self, records) -> tuple: # (kept, left out)
+        "Records whose medium opened, and those whose medium did not."
+        out = [], []
+        for r in records: out[not self.good(r)].append(r)
+        return out
 
-# %% ../nbs/02a_media.ipynb #d79bd2e1
+# %% ../nbs/02a_media.ipynb #825adce1
+@patch
+def _repr_markdown_(self: Audit):
+    bad, cell = self.quarantine, lambda s: escape(_printable(s), quote=False).replace("|", "\\|")
+    counts = ", ".join(f"{n:,} {k}" for k, n in self.kinds.most_common())
+    rows = [f"| {cell(q['path'])} | {q['kind']} | {cell(q['reason'])} | {len(q['records']):,} |" for q in bad[:20]]
+    more = [f"\n{len(bad) - 20:,} more stand in quarantine.jsonl."] if len(bad) > 20 else []
+    return "\n".join([f"{len(self.rows):,} media: {counts or 'none'}.", *(["", "| path | kind | reason | records |", "|---|---|---|--:|", *rows, *more] if bad else [])])
+
+@patch
+def write(self: Audit, path):
+    "Write the quarantine, one medium a line, whole or not at all."
+    beside = Path(f"{path}.part")
+    beside.write_text("".join(json.dumps(q) + "\n" for q in self.quarantine), encoding="utf-8")
+    beside.replace(path)
+
+# %% ../nbs/02a_media.ipynb #9b440d0c
+def _check(media, workers, seconds, frames):
+    if not Path(media).is_dir(): raise ValueError(f"{media}: no such folder; give the one that the records' paths start from")
+    for name, value in dict(workers=workers, seconds=seconds, frames=frames).items():
+        if not value > 0: raise ValueError(f"{name} is {value}; give a number above 0")
+
+# %% ../nbs/02a_media.ipynb #a20cbf81
 def audit(
     media,                # folder of the media
     records=None,         # any iterable of Records; None: every media file below the folder
@@ -190,13 +250,17 @@ def audit(
     read=read_media,      # (path, data_type, frames) -> Clip; importable by the child
     quiet: bool = False,
 ) -> Audit:
-    "Open and sample every medium once, each in a process that may hang or die; run again, it goes on where it stopped."
+    "Open and sample every medium once, each in a process that may hang or die; run again, it goes on where it stopped. `ValueError` for a folder that is not there."
+    _check(media, workers, seconds, frames)
     wanted, journal, context = _wanted(records, media), out and Journal(Path(out) / "audit.jsonl"), _context()
     rows, todo = _sort_out(wanted, media, frames, seconds, journal.rows if out else [])
-    make = lambda: _Worker(context, read, frames, seconds, memory)
-    for (p, key), found in tqdm(_read_all(todo, make, workers), total=len(wanted), initial=len(rows), desc="media", disable=quiet):
-        rows[p] = dict(found, path=p, key=key)
-        if out: journal.add(rows[p])
-    done = Audit({p: dict(rows[p], records=ids) for p, (_, ids) in wanted.items()})
-    if out: (Path(out) / "quarantine.jsonl").write_text("".join(json.dumps(q) + "\n" for q in done.quarantine), encoding="utf-8")
-    return done
+    make = lambda task=None: _Worker(context, seconds, (memory, read, frames), task)
+    known = lambda: Audit({m: dict(rows[m], records=ids) for m, ids in wanted.items() if m in rows})
+    try:
+        with closing(_read_all(todo, make, workers)) as answers:
+            for ((medium, key), *_), found in tqdm(answers, total=len(wanted), initial=len(rows), desc="media", disable=quiet):
+                rows[medium] = dict(found, path=medium[0], data_type=medium[1], key=key)
+                if out: journal.add(rows[medium])
+    finally:
+        if out: known().write(Path(out) / "quarantine.jsonl") # of what is finished, if it was interrupted
+    return known()
