@@ -128,7 +128,7 @@ class LocalTeacher:
         f = self.coder.family
         return -(-(self.frames if r.data_type == "video" else 1) // f.temporal) * ((self.pixels or f.max_pixels) // (f.patch * f.merge)**2)
 
-# %% ../nbs/10_generate.ipynb #88f877d4
+# %% ../nbs/10_generate.ipynb #6621cf3e
 @patch
 def _ask(self: LocalTeacher, both, save):
     if not both: return
@@ -138,6 +138,7 @@ def _ask(self: LocalTeacher, both, save):
     for r, x in replies: save(r, x)
     yield from replies
 
+# %% ../nbs/10_generate.ipynb #c2654c33
 @patch
 def __call__(self: LocalTeacher, records, media, prompt, save):
     "Yield (record, `Reply`), or (record, the reason as text) for one that cannot be asked."
@@ -195,12 +196,13 @@ class ChatTeacher:
         n = self.frames if r.data_type == "video" else 1
         return (-(-n // 2) if self.send == "video" else n) * (self.pixels // 28**2)
 
-# %% ../nbs/10_generate.ipynb #879c2136
+# %% ../nbs/10_generate.ipynb #55c0cac3
 def _pictures(clip, pixels):
     "Frames of at most so many pixels, as the family resizes them."
     h, w = smart_resize(*clip.frames.shape[1:3], max_pixels=pixels)
     return [Image.fromarray(x) for x in rearrange(resize(clip.frames, h, w), "f c h w -> f h w c").byte().numpy()]
 
+# %% ../nbs/10_generate.ipynb #cb4399e1
 @patch
 def message(self: ChatTeacher, r: Record, media, prompt: Prompt) -> list:
     "What is sent for a record. `ValueError` for a medium that cannot be read."
@@ -228,7 +230,7 @@ def gist(reason: str) -> str:
     for pattern, stand_in in ((r"(?<!\S)[^\s<]*/\S+", "…"), (r"'[^']*'|\"[^\"]*\"", "'…'"), (r"\d[\d.,]*", "#"), (r"[|\s]+", " ")): reason = re.sub(pattern, stand_in, reason)
     return reason[:160]
 
-# %% ../nbs/10_generate.ipynb #86befd90
+# %% ../nbs/10_generate.ipynb #5d2680b4
 STEPS = ("template", "answer", "judge")
 
 def check(
@@ -243,6 +245,7 @@ def check(
     s = score(r.problem_type, trace.answer, r.truth, r.options, how)
     return (trace, s, "", "") if s >= threshold else (trace, s, "answer", f"score {s:.2f} for {trace.answer!r}, the truth is {r.truth!r}")
 
+# %% ../nbs/10_generate.ipynb #422440ef
 def kind(step: str, reason: str) -> str:
     "The gist of a reason; a judge's own words count by the one word that they open with, if they do."
     if step != "judge" or reason.startswith("no verdict"): return gist(reason)
@@ -468,7 +471,7 @@ def _kept(self: Pipeline, jobs, ledger, made, rejected):
             made.lost[step, kind(step, reason)] += 1
             rejected.write(json.dumps(dict(_labels(r), step=step, reason=reason, output=text), ensure_ascii=False) + "\n")
 
-# %% ../nbs/10_generate.ipynb #fb951c13
+# %% ../nbs/10_generate.ipynb #36dbe2eb
 def generate(
     records,             # any iterable of Records; a file, or the list of its parts
     media,               # folder that their paths are relative to
@@ -483,7 +486,7 @@ def generate(
     "Three steps from questions to traces. `ValueError` for a folder made with other settings, `TooManyFailures` where replies fail."
     line = Pipeline(teacher, judge, media, **kw)
     jobs = line.admit(records, shard)
-    with Ledger(out, line.settings, accept) as ledger, tqdm(total=len(jobs), desc="traces", disable=quiet) as bar:
+    with Ledger(out, line.settings, accept) as ledger, tqdm(total=len(jobs), desc="traces", **dict(disable=True) if quiet else {}) as bar:
         line.work(jobs, ledger, bar.update)
         return line.conclude(jobs, ledger)
 
