@@ -38,14 +38,15 @@ def bare(url, bodies, workers):
     return time.perf_counter() - start
 
 def piped(url, records, media, workers):
-    "Seconds for the pipeline over the same records, store and oracle included."
-    from videop2r.remote import OpenAIChat
+    "Seconds for the pipeline over the same records: clips read, replies cached and stored, traces checked, observations judged by the oracle."
+    from videop2r.remote import Cache, OpenAIChat
     from videop2r.cot import SHORT
     from videop2r.generate import ChatTeacher, generate
     from videop2r.judge import ORACLE
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
-        made = generate(records, media, ChatTeacher(OpenAIChat("tiny", url, max_tokens=64), frames=8, workers=workers), ORACLE, out, prompt=SHORT, how="lenient", quiet=True)
+        teacher = ChatTeacher(OpenAIChat("tiny", url, max_tokens=64, cache=Cache(f"{out}/replies.db")), frames=8, workers=workers)
+        made = generate(records, media, teacher, ORACLE, out, prompt=SHORT, how="lenient", quiet=True)
         assert made.steps["written"] == len(records), made.lost
         return time.perf_counter() - start
 
@@ -72,23 +73,25 @@ def overhead(workers=16):
     return rows
 
 def truth(n=300, seeds=(0, 1, 2)):
-    "One row for each seed, way of reading and filter."
+    "One row for each seed, way of reading and judge: what each filter let through and how much of it was bad, what it stopped and how much of it was good."
     from videop2r.cot import SHORT
     from videop2r.generate import LocalTeacher, generate, leaks
-    from videop2r.judge import ORACLE
+    from videop2r.judge import ORACLE, base_judge
     from videop2r.model import load
     from videop2r.tokens import Coder
     from videop2r.world import World, make_records, samples
-    folder, rows = samples(ROOT / "data_samples") / "teacher", []
-    teacher = LocalTeacher(load(folder), Coder.load(folder), "embedded", 8, limit=64, batch=64)
+    folder, rows = samples(ROOT / "data_samples"), []
+    teacher = LocalTeacher.load(folder / "teacher", frames=8, limit=64, batch=64)
+    judges = [ORACLE, base_judge(load(folder / "base"), Coder.load(folder / "base"))]
     for seed in seeds:
-        media = tempfile.mkdtemp()
-        records = list(make_records(media, n, f"truth{seed}", World(distractors=2, brief=.05)))
-        made = generate(records, media, teacher, ORACLE, f"{media}/run", prompt=SHORT, how="lenient", quiet=True)
-        outputs = {r["problem_id"]: r["output"] for r in made.rejected} | {r.problem_id: r.output for r in made.kept}
-        for how in ("lenient", "faithful"):
-            for name, row in leaks(records, outputs, ORACLE, how=how).items(): rows.append(dict(benchmark="truth", seed=seed, reading=how, filter=name, **row))
-        rows.append(dict(benchmark="truth", seed=seed, reading="lenient", filter="steps: " + " ".join(f"{k} {v}" for k, v in made.steps.items())))
+        with tempfile.TemporaryDirectory() as media:
+            records = list(make_records(media, n, f"truth{seed}", World(distractors=2, brief=.05)))
+            made = generate(records, media, teacher, ORACLE, f"{media}/run", prompt=SHORT, how="lenient", quiet=True)
+            outputs = {r["problem_id"]: r["output"] for r in made.rejected} | {r.problem_id: r.output for r in made.kept}
+        for how, judge in ((h, j) for h in ("lenient", "faithful") for j in judges):
+            found = leaks(records, outputs, judge, how=how)
+            cells = {f"{k} {c}": v[c] for k, v in found.items() for c in ("through", "bad", "stopped", "good")}
+            rows.append(dict(benchmark="truth", seed=seed, records=made.steps["records"], template=made.steps["template"], reading=how, judge=judge.name, **cells))
     return rows
 
 class Free:
