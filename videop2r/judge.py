@@ -12,9 +12,10 @@ from collections import Counter
 from dataclasses import dataclass, replace
 import torch
 from .data import Journal, Record
-from .model import group_states, load, token_logprobs, using
+from .model import load, token_logprobs, using
 from .remote import chat_of
 from .sampling import sample
+from .shared import group_states
 from .tokens import MARKUP, Coder, collate, encode
 from .world import from_record, sufficient
 

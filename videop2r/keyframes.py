@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['pick', 'uniform', 'by_change', 'first_token', 'relevance', 'by_question', 'read_keyframes', 'brief_clip']
 
-# %% ../nbs/08b_keyframes.ipynb #7d134dd9
+# %% ../nbs/08b_keyframes.ipynb #9aebdac1
 import random
 import numpy as np, torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from .cot import Prompt
 from .data import Record
-from .model import lm_head, prefill, see
+from .model import lm_head
+from .shared import prefill
 from .tokens import Coder, collate, encode
 from .video import Clip, prepare, read_clip, sample_indices, sampled_fps
 from .world import COLOURS, SHAPES, Scene, Thing, draw
@@ -55,13 +56,12 @@ def by_change(
         taken.append(int(gain.argmax()))
     return sorted(taken)
 
-# %% ../nbs/08b_keyframes.ipynb #a5c9716b
+# %% ../nbs/08b_keyframes.ipynb #715c4e86
 @torch.no_grad()
 def first_token(model, coder: Coder, clips: list, text: str): # (clips, v)
     "Log-probabilities of the first token answered about each clip."
     batch = collate(coder, [encode(coder, text, prepare(c, coder.family), name=c.path) for c in clips])
-    _, _, h = prefill(model, batch, see(model, batch.visuals))
-    return lm_head(model)(h[:, -1]).float().log_softmax(-1)
+    return lm_head(model)(prefill(model, batch).last[:, -1]).float().log_softmax(-1)
 
 def relevance(
     model, coder: Coder,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RL', 'backward', 'describe', 'Loop', 'train_rl']
 
-# %% ../nbs/16_pagrpo.ipynb #e1cda1ef
+# %% ../nbs/16_pagrpo.ipynb #0a97ac30
 import json, os, random, time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,13 +13,14 @@ import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 from .losses import policy_loss
-from .model import group_states, token_logprobs
+from .model import token_logprobs
+from .shared import group_backward
 from .rewards import PROCESSES
 from .rollout import Recipe, Rollout, collect
 from .sft import batches
 from .tokens import collate
 
-# %% ../nbs/16_pagrpo.ipynb #9138311a
+# %% ../nbs/16_pagrpo.ipynb #f34fa7b1
 @dataclass(frozen=True)
 class RL:
     "Settings of a reinforcement-learning run."
@@ -36,26 +37,33 @@ class RL:
     kl: str = "k3"
     max_norm: float = 1.
     micro: int = 16          # prompts whose update stands in memory at once
+    rows: int = None         # responses to each of them at once; all unless given
+    recompute: str = "nothing" # or 'prompt' or 'all': what the backward pass runs again to save memory
     seed: int = 0
     save_every: int = 10     # steps between checkpoints
 
-# %% ../nbs/16_pagrpo.ipynb #2fa4007f
-def _part(r: Rollout, lo, hi):
-    rows = slice(lo * r.g, hi * r.g)
-    return {k: getattr(r, k)[rows] for k in ("ids", "mask", "old", "ref", "advantages", "weights") if getattr(r, k) is not None}
+# %% ../nbs/16_pagrpo.ipynb #2cd67421
+def _terms(model, coder, r: Rollout, s: RL, h, rows, t):
+    "Loss of some rows' first t tokens, and what to write down of them."
+    get = lambda k: None if getattr(r, k) is None else getattr(r, k)[rows, :t]
+    mask, old, ref = get("mask"), get("old"), get("ref")
+    logp, entropy = token_logprobs(model, h, get("ids"), mask, coder, s.temperature)
+    loss, m = policy_loss(logp, old, ref, get("advantages"), get("weights"), s.clip, beta=s.beta if ref is not None else 0., kl=s.kl, denominator=len(r.ids))
+    share = 1 / r.mask.sum().item()
+    return loss, dict(kl=m["kl"], clip_share=m["clip_share"], ratio=m["ratio"], loss=loss.item(), entropy=entropy.sum().item() * share,
+                      drift=((logp.detach() - old).abs() * mask).sum().item() * share)
 
 def backward(model, coder, prompts, features, r: Rollout, s: RL) -> dict:
     "Accumulate the gradient of Eq. 7 over micro-batches; returns metrics."
     out = {}
     for lo in range(0, len(prompts), s.micro):
         hi = min(lo + s.micro, len(prompts))
-        p = _part(r, lo, hi)
-        h = group_states(model, collate(coder, prompts[lo:hi]), p["ids"], p["mask"], r.g, features[lo:hi])
-        logp, entropy = token_logprobs(model, h, p["ids"], p["mask"], coder, s.temperature)
-        loss, m = policy_loss(logp, p["old"], p.get("ref"), p["advantages"], p["weights"], s.clip, beta=s.beta if "ref" in p else 0., kl=s.kl, denominator=len(r.ids))
-        loss.backward()
-        parts = dict(kl=m["kl"], clip_share=m["clip_share"], ratio=m["ratio"], loss=loss.item(), entropy=entropy.sum().item() / r.mask.sum().item(), drift=((logp.detach() - p["old"]).abs() * p["mask"]).sum().item() / r.mask.sum().item())
-        out = {k: out.get(k, 0.) + v for k, v in parts.items()}
+        part = slice(lo * r.g, hi * r.g)
+        def loss(h, rows, t):
+            value, m = _terms(model, coder, r, s, h, rows + lo * r.g, t)
+            out.update({k: out.get(k, 0.) + v for k, v in m.items()})
+            return value
+        group_backward(model, collate(coder, prompts[lo:hi]), r.ids[part], r.mask[part], r.g, loss, features[lo:hi], s.rows, s.recompute)
     return out
 
 # %% ../nbs/16_pagrpo.ipynb #a241c924

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Recipe', 'Rollout', 'assess', 'assign', 'collect', 'read_reference', 'example']
 
-# %% ../nbs/15_rollout.ipynb #2eae2f05
+# %% ../nbs/15_rollout.ipynb #af94ef3b
 import html, time
 from dataclasses import dataclass, field
 import torch
@@ -14,7 +14,8 @@ from .advantages import CREDIT, broadcast, credit, normalise, zero_variance
 from .cot import parse
 from .judge import Judge
 from .losses import token_weights
-from .model import group_states, token_logprobs, using
+from .model import token_logprobs, using
+from .shared import group_states
 from .rewards import PROCESSES, Bounds, RewardTable, rewards
 from .sampling import sample
 from .scoring import score

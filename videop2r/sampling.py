@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['nucleus', 'draw', 'Samples', 'sample', 'respond', 'ask']
 
-# %% ../nbs/08_sampling.ipynb #d158347e
+# %% ../nbs/08_sampling.ipynb #2d9c98c5
 from dataclasses import dataclass
 import torch
-from einops import repeat
-from .model import lm_head, load, prefill, see, vision_language
+from einops import rearrange, repeat
+from .model import lm_head, load, vision_language
+from .shared import Shared, prefill, through
 from .tokens import Coder, collate, encode
 from .video import prepare, read_media
 
@@ -27,7 +28,7 @@ def draw(z, temperature: float, top_p: float, generator=None):
     ids = torch.multinomial(nucleus(z, top_p).softmax(-1), 1, generator=generator)[:, 0] if temperature else z.argmax(-1)
     return ids, z.log_softmax(-1).gather(-1, ids[:, None])[:, 0]
 
-# %% ../nbs/08_sampling.ipynb #7fcecb85
+# %% ../nbs/08_sampling.ipynb #7cf8e570
 @dataclass
 class Samples:
     "Responses to prompts, `g` consecutive rows to a prompt."
@@ -38,32 +39,66 @@ class Samples:
     texts: list             # n decoded responses
     def rows(self): return [i[m].tolist() for i, m in zip(self.ids, self.mask)]
 
-def _gather(columns, coder):
-    ids, logprobs = (torch.stack(x, 1) for x in zip(*columns))
+# %% ../nbs/08_sampling.ipynb #2620a9d7
+class _Past:
+    "Attention of one new token of each row over its prompt and its own past."
+    def __init__(self, shared: Shared, m, limit):
+        p, k, _, d = shared.keys[0].shape
+        block = lambda x: x.new_empty(p * m, k, limit, d)
+        self.s, self.t, self.keys, self.values = shared, 0, [block(x) for x in shared.keys], [block(x) for x in shared.values]
+
+    def __call__(self, module, q, k, v, scale):
+        i, t, pk, pv = module.layer_idx, self.t + 1, *self.s.at(module.layer_idx)
+        self.keys[i][:, :, self.t], self.values[i][:, :, self.t] = k[:, :, 0], v[:, :, 0]
+        own, p, n = rearrange(q, "b (k r) 1 d -> b k r d", k=k.shape[1]) * scale, len(pk), pk.shape[2]
+        far = rearrange(own, "(p m) k r d -> p k (m r) d", p=p) @ pk.mT
+        far = rearrange(far if self.s.bias is None else far + self.s.bias, "p k (m r) n -> (p m) k r n", m=len(q) // p)
+        w = torch.cat([far, own @ self.keys[i][:, :, :t].mT], -1).softmax(-1, dtype=torch.float32).to(q.dtype)
+        out = rearrange(rearrange(w[..., :n], "(p m) k r n -> p k (m r) n", p=p) @ pv, "p k (m r) d -> (p m) k r d", m=len(q) // p)
+        return rearrange(out + w[..., n:] @ self.values[i][:, :, :t], "b k r d -> b (k r) 1 d")
+
+    def keep(self, prompts, rows):
+        "Go on with some prompts and some rows of theirs."
+        self.s, self.keys, self.values = self.s.keep(prompts), *([self._shrunk(x, rows) for x in y] for y in (self.keys, self.values))
+
+    def _shrunk(self, x, rows):
+        out = x.new_empty(len(rows), *x.shape[1:])
+        out[:, :, :self.t] = x[rows, :, :self.t]
+        return out
+
+# %% ../nbs/08_sampling.ipynb #d8df1fe8
+def _standing(done, m):
+    "Prompts (p,) and rows (p·m',) that go on when those with nothing left to say go; None while it is not worth the copy."
+    left = rearrange(~done, "(p m) -> p m", m=m)
+    prompts, most = left.any(1).nonzero()[:, 0], int(left.sum(1).max())
+    if 4 * len(prompts) * most > 3 * done.numel(): return None
+    rows = left[prompts].long().argsort(dim=1, descending=True, stable=True)[:, :most]
+    return prompts, rearrange(rows + m * prompts[:, None], "p m -> (p m)")
+
+def _decode(model, coder, shared, g, limit, pick):
+    "Ids and log-probabilities, each (p·g, limit), a new token at a time until all rows have ended."
+    lm, n, h = vision_language(model).language_model, len(shared.start) * g, repeat(shared.last[:, -1], "p w -> (p g) w", g=g)
+    ids, logprobs = torch.full((n, limit), coder.pad, device=h.device), torch.zeros(n, limit, device=h.device)
+    where, done, place, past = torch.arange(n, device=h.device), torch.zeros(n, dtype=torch.bool, device=h.device), repeat(shared.start, "p -> (p g)", g=g), _Past(shared, g, limit)
+    for step in range(limit):
+        new, lp = pick(lm_head(model)(h))
+        ids[where[~done], step], logprobs[where[~done], step] = new[~done], lp[~done]
+        done = done | (new == coder.eos)
+        if done.all() or step + 1 == limit: return ids, logprobs
+        if going := _standing(done, len(where) // len(past.s.start)):
+            past.keep(*going)
+            where, done, place, new = (x[going[1]] for x in (where, done, place, new))
+        h = through(lm, lm.embed_tokens(new[:, None]), repeat(place + step, "n -> a n 1", a=3), past)[:, -1]
+        past.t += 1
+
+# %% ../nbs/08_sampling.ipynb #58a61a09
+def _samples(ids, logprobs, coder):
     ended = (ids == coder.eos).cumsum(1)
     mask = (ended - (ids == coder.eos).long()) == 0
-    texts = [coder.text(i[m].tolist()) for i, m in zip(ids, mask)]
-    return Samples(ids.masked_fill(~mask, coder.pad), mask, logprobs * mask, ended[:, -1] == 0, texts)
+    t = int(mask.sum(1).max())
+    ids, mask, logprobs = ids[:, :t], mask[:, :t], logprobs[:, :t]
+    return Samples(ids, mask, logprobs, ended[:, -1] == 0, [coder.text(i[m].tolist()) for i, m in zip(ids, mask)])
 
-# %% ../nbs/08_sampling.ipynb #d7882d8a
-def _decode(model, coder, cache, h, place, seen, limit, temperature, top_p, generator):
-    "Columns of (ids, log-probabilities), one new token at a time, until all rows have ended."
-    ban, done, columns = torch.tensor(coder.forbidden(lm_head(model).out_features), device=h.device), torch.zeros(len(h), dtype=torch.bool, device=h.device), []
-    for step in range(limit):
-        ids, lp = draw(lm_head(model)(h[:, -1]).index_fill(-1, ban, float("-inf")), temperature, top_p, generator)
-        columns.append((ids, lp))
-        done |= ids == coder.eos
-        if done.all() or step + 1 == limit: return columns
-        seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1)
-        h = _step(model, ids, place + step, seen, cache)
-
-def _step(model, ids, place, seen, cache):
-    "Hidden states (n, 1, d) after one more token each."
-    vl = vision_language(model)
-    return vl.language_model(inputs_embeds=vl.get_input_embeddings()(ids[:, None]), position_ids=repeat(place, "n -> a n 1", a=3),
-                             attention_mask=seen, past_key_values=cache, use_cache=True).last_hidden_state
-
-# %% ../nbs/08_sampling.ipynb #6d00064b
 @torch.no_grad()
 def sample(
     model,
@@ -77,12 +112,9 @@ def sample(
     generator=None,            # torch generator; None uses the global one
 ) -> Samples:
     "Sample `g` responses to each prompt, the prompt run once."
-    batch = collate(coder, prompts)
-    cache, start, h = prefill(model, batch, see(model, batch.visuals) if features is None else features)
-    cache.batch_repeat_interleave(g)
-    place, h = repeat(start, "b -> (b g)", g=g), repeat(h, "b t d -> (b g) t d", g=g)
-    seen = repeat(batch.mask, "b p -> (b g) p", g=g).long()
-    return _gather(_decode(model, coder, cache, h, place, seen, limit, temperature, top_p, generator), coder)
+    ban = torch.tensor(coder.forbidden(lm_head(model).out_features), device=lm_head(model).weight.device)
+    pick = lambda z: draw(z.index_fill(-1, ban, float("-inf")), temperature, top_p, generator)
+    return _samples(*_decode(model, coder, prefill(model, collate(coder, prompts), features), g, limit, pick), coder)
 
 # %% ../nbs/08_sampling.ipynb #c1cfed9e
 def respond(model, coder, prompts, batch: int = 64, progress=None, **kw) -> list:  # texts, g to a prompt
