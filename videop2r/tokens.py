@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['MARKUP', 'TAGS', 'CLOSE', 'token_bytes', 'Coder', 'train_tokenizer', 'segment_masks', 'mask_ranges', 'Example',
-           'n_visual', 'encode', 'Batch', 'collate', 'tokens_html']
+           'n_visual', 'encode', 'Batch', 'collate', 'check_lengths', 'TokenTable']
 
-# %% ../nbs/06_tokens.ipynb #d4f5f648
+# %% ../nbs/06_tokens.ipynb #310c399f
 import html
-from dataclasses import dataclass, field
+from itertools import groupby
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from .cot import COLOURS
 from .families import Family, family_of
 from .video import Visual
@@ -35,7 +36,7 @@ def token_bytes(tokenizer) -> list:  # bytes of each token id; empty for special
         return token.encode() if i in plain else bytes(table[c] for c in token)
     return [one(i, t) for i, t in enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))]
 
-# %% ../nbs/06_tokens.ipynb #0a98dc3f
+# %% ../nbs/06_tokens.ipynb #4de4d513
 @dataclass
 class Coder:
     "Text and visuals to token ids for one checkpoint."
@@ -44,9 +45,14 @@ class Coder:
 
     @classmethod
     def load(cls, folder):
-        "The coder of a checkpoint folder or hub name."
-        return cls(AutoTokenizer.from_pretrained(folder), family_of(folder))
+        "The coder of a checkpoint folder or hub name; `ValueError` for a folder that holds none, or a tokenizer with other ids than the model's."
+        family = family_of(folder) if Path(folder).is_dir() else family_of(AutoConfig.from_pretrained(folder))
+        coder = cls(AutoTokenizer.from_pretrained(folder), family)
+        _check_ids(coder, AutoConfig.from_pretrained(folder), folder)
+        return coder
 
+    @cached_property
+    def turn(self): return _template_turn(self.tokenizer) if getattr(self.tokenizer, "chat_template", None) else self.family.turn
     @cached_property
     def bytes(self): return token_bytes(self.tokenizer)
     @cached_property
@@ -64,7 +70,24 @@ class Coder:
         "The text of response ids; special tokens add nothing."
         return b"".join(self.bytes[i] for i in ids).decode("utf-8", errors="replace")
 
-# %% ../nbs/06_tokens.ipynb #7601e4a1
+# %% ../nbs/06_tokens.ipynb #60334a20
+def _template_turn(tokenizer):
+    words = "[the user's words]"
+    text = tokenizer.apply_chat_template([dict(role="user", content=words)], tokenize=False, add_generation_prompt=True)
+    if text.count(words) != 1: raise ValueError(f"the tokenizer's chat template writes the user's words {text.count(words)} times; use the template of the checkpoint")
+    return tuple(text.split(words))
+
+# %% ../nbs/06_tokens.ipynb #e46141a7
+_IDS = dict(image_token="image_token_id", video_token="video_token_id", vision_start="vision_start_token_id", vision_end="vision_end_token_id")
+
+def _check_ids(coder, config, where):
+    own = {k: coder.tokenizer.convert_tokens_to_ids(getattr(coder.family, k)) for k in _IDS}
+    for k, key in _IDS.items():
+        want = getattr(config, key, None)
+        if want is not None and own[k] != want: raise ValueError(f"{where}: its tokenizer writes {getattr(coder.family, k)} as id {own[k]}, its model's config as {want} ({key}); take tokenizer and weights from one checkpoint")
+    vocab = config.get_text_config().vocab_size
+    if len(coder.tokenizer) > vocab: raise ValueError(f"{where}: its tokenizer has {len(coder.tokenizer)} tokens, its model {vocab} embeddings; take both from one checkpoint")
+
 def _check_coder(c):
     if c.eos == c.pad: raise ValueError(f"the tokenizer's end and padding token are both id {c.eos}, so the end would never be trained; give it a padding token of its own")
     for name in ("image_token", "video_token", "vision_start", "vision_end", "im_start", "im_end", "pad"):
@@ -130,7 +153,7 @@ def n_visual(grid, family):
     t, h, w = grid
     return t * h * w // family.merge**2
 
-# %% ../nbs/06_tokens.ipynb #89f1cc4e
+# %% ../nbs/06_tokens.ipynb #ba08808c
 def encode(
     coder: Coder,
     text: str,                # the user's words
@@ -139,16 +162,13 @@ def encode(
     name: str = "",
 ) -> Example:
     "One chat turn in the family's markup."
-    f, medium = coder.family, ""
-    if visual is not None:
-        token = f.video_token if visual.kind == "video" else f.image_token
-        medium = f.vision_start + token * n_visual(visual.grid, f) + f.vision_end
     for t in MARKUP:
-        if t in text: raise ValueError(f"record {name or text[:40]!r}: its text holds the markup token {t}; remove it")
-    prompt = coder.ids(f"{f.im_start}user\n{medium}{text}{f.im_end}\n{f.im_start}assistant\n")
-    return Example(prompt, [] if response is None else coder.ids(response) + [coder.eos], visual, name)
+        if t in text + (response or ""): raise ValueError(f"record {name or text[:40]!r}: its text holds the markup token {t}; remove it")
+    medium = "" if visual is None else coder.family.medium(visual.kind, n_visual(visual.grid, coder.family), visual.times)
+    before, after = coder.turn
+    return Example(coder.ids(before + medium + text + after), [] if response is None else coder.ids(response) + [coder.eos], visual, name)
 
-# %% ../nbs/06_tokens.ipynb #3a18686a
+# %% ../nbs/06_tokens.ipynb #ab7e45d6
 @dataclass
 class Batch:
     "Padded ids of prompts and responses, with their pixels."
@@ -163,6 +183,13 @@ class Batch:
     def response(self): return self.ids[:, self.prompt:]
     @property
     def response_mask(self): return self.mask[:, self.prompt:]
+    @property
+    def labels(self): # (b, p + t), -100 where nothing is learned
+        return torch.cat([torch.full_like(self.ids[:, :self.prompt], -100), self.response.masked_fill(~self.response_mask, -100)], 1)
+
+    def to(self, device):
+        "The same batch with its tensors on a device."
+        return replace(self, **{k: getattr(self, k).to(device) for k in ("ids", "mask", "kinds", "masks")})
 
 # %% ../nbs/06_tokens.ipynb #ae990eb4
 def _check_counts(e, family, video, image):
@@ -191,16 +218,38 @@ def collate(coder: Coder, examples: list) -> Batch:
         if e.response: m[:, :len(e.response)] = torch.from_numpy(segment_masks(e.response, coder.bytes))
     return Batch(ids, mask, kinds, p, masks, [e.visual for e in examples], [e.name for e in examples])
 
-# %% ../nbs/06_tokens.ipynb #c446c811
-def tokens_html(coder: Coder, e: Example) -> str:
-    "Prompt and response tokens, coloured by process."
-    box = lambda text, colour: f'<span style="background:{colour};margin:1px;padding:0 2px;border-radius:2px;white-space:pre">{html.escape(text)}</span>'
-    pieces, out, run = coder.tokenizer.convert_ids_to_tokens(e.prompt), [], 0
-    for i, piece in enumerate(pieces):
-        run = run + 1 if i and piece == pieces[i - 1] else 1
-        if i + 1 == len(pieces) or pieces[i + 1] != piece: out.append(box(piece + (f" × {run}" if run > 1 else ""), "#eee"))
-    masks = segment_masks(e.response, coder.bytes) if e.response else np.zeros((2, 0), bool)
-    for i, (p, r) in zip(e.response, masks.T):
-        colour = "#e5d4ef" if p and r else COLOURS["perception" if p else "reasoning"]
-        out.append(box(coder.text([i]) or coder.tokenizer.convert_ids_to_tokens(i), colour))
-    return f'<div style="line-height:1.9;font:13px monospace">{"".join(out)}</div>'
+# %% ../nbs/06_tokens.ipynb #2c015acd
+def check_lengths(examples: list, limit: int):
+    "`ValueError` that names the examples of more than `limit` tokens, the longest first."
+    long = sorted([(len(e.ids), e.name) for e in examples if len(e.ids) > limit], reverse=True)
+    named = ", ".join(f"{name} ({n})" for n, name in long[:3])
+    if long: raise ValueError(f"{len(long)} of {len(examples)} examples have more than {limit} tokens: {named}; use fewer frames or pixels, leave these records out, or raise the limit")
+
+# %% ../nbs/06_tokens.ipynb #0234c810
+_BOX = '<span style="display:inline-block;background:{};margin:1px;padding:0 3px;border-radius:3px;text-align:center;white-space:pre">{}<br><small style="color:#666">{}</small></span>'
+
+@dataclass
+class TokenTable:
+    "Tokens, labels and segments of one example; shows itself in colour."
+    coder: Coder
+    example: Example
+
+    def rows(self) -> list:  # (text, label or None, "prompt", "perception", "reasoning" or "both")
+        "Every token of prompt and response."
+        e, name = self.example, self.coder.tokenizer.convert_ids_to_tokens
+        text = lambda i: self.coder.text([i]) or name(i)
+        masks = segment_masks(e.response, self.coder.bytes) if e.response else np.zeros((2, 0), bool)
+        return [(text(i), None, "prompt") for i in e.prompt] + [(text(i), i, "both" if p and r else "perception" if p else "reasoning") for i, p, r in zip(e.response, *masks)]
+
+# %% ../nbs/06_tokens.ipynb #d557d46a
+def _token_table_html(self):
+    boxes, rows = [], self.rows()
+    for (text, label, who), run in groupby(rows):
+        n, shown, colour = len(list(run)), html.escape(text.replace("\n", "↵")), COLOURS.get(who, "#eee")
+        if label is None: boxes.append(_BOX.format(colour, shown + (f" × {n}" if n > 1 else ""), ""))
+        else: boxes += [_BOX.format(colour, shown, label)] * n
+    count = {w: sum(r[2] == w for r in rows) for w in ("prompt", *COLOURS)}
+    legend = " ".join(_BOX.format(COLOURS.get(w, "#eee"), f"{w}: {n} tokens", "no label" if w == "prompt" else "each its own label") for w, n in count.items() if n)
+    return f'<div style="line-height:1.3;font:13px monospace"><div>{legend}</div><hr>{"".join(boxes)}</div>'
+
+TokenTable._repr_html_ = _token_table_html

@@ -300,7 +300,7 @@ def patchify(
     patches = rearrange(frames, PATCHES, tp=temporal, mh=merge, mw=merge, ph=patch, pw=patch)
     return patches, (len(frames) // temporal, h // patch, w // patch)
 
-# %% ../nbs/02_video.ipynb #18c8812d
+# %% ../nbs/02_video.ipynb #d4e4dd57
 @dataclass(eq=False)
 class Visual:
     "A clip as the vision tower reads it."
@@ -308,10 +308,14 @@ class Visual:
     grid: tuple             # (t, h, w), counted in patches
     kind: str               # "video" or "image"
     seconds_per_grid: float # time from one layer of patches to the next; not used for an image
+    times: list = None      # seconds at the middle of each layer, from the clip's true times
 
 def _normalise(x, family): # in place: the float frames are nobody else's
     column = lambda numbers: torch.tensor(numbers).reshape(3, 1, 1)
     return x.div_(255).sub_(column(family.mean)).div_(column(family.std))
+
+def _middles(times, temporal): # an odd last frame is paired with itself
+    return [(times[i] + times[min(i + temporal, len(times)) - 1]) / 2 for i in range(0, len(times), temporal)]
 
 def prepare(
     clip: Clip,
@@ -322,7 +326,7 @@ def prepare(
     "Resize, normalise and patchify a clip; `VideoError` names the file whose shape no size fits."
     f, size = family, clip_size(clip, family, min_pixels, max_pixels)
     patches, grid = patchify(_normalise(resize(clip.frames, *size), f), f.patch, f.merge, f.temporal)
-    return Visual(patches, grid, clip.kind, f.temporal / clip.fps)
+    return Visual(patches, grid, clip.kind, f.temporal / clip.fps, _middles(clip.timestamps, f.temporal))
 
 # %% ../nbs/02_video.ipynb #bb2047f7
 def _cell(frame, scale, label): # a frame with a margin, and its time below
