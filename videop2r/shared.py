@@ -18,7 +18,7 @@ from transformers import AttentionInterface
 from .model import embed, positions, see, vision_language
 from .tokens import Batch
 
-# %% ../nbs/07a_shared.ipynb #16830a68
+# %% ../nbs/07a_shared.ipynb #5a81e28d
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -29,6 +29,7 @@ def _repeated(q, *kv):
     "Keys and values for every query head; the kernel's own sharing of heads is several times slower backward."
     return [x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in kv]
 
+# %% ../nbs/07a_shared.ipynb #bca8c104
 class _Merged(torch.autograd.Function):
     "`plain` with the CPU's flash kernels: no mask, no copy of the prompt's keys."
     @staticmethod
@@ -82,7 +83,7 @@ def _compiled(device):
 
 ATTEND = {"cpu": _Merged.apply}
 
-# %% ../nbs/07a_shared.ipynb #75579550
+# %% ../nbs/07a_shared.ipynb #4eeab541
 def _attention(module, query, key, value, mask, scaling=None, attend=None, **kw):
     return attend(module, query, key, value, scaling).transpose(1, 2).contiguous(), None
 
@@ -99,6 +100,7 @@ def _layer(layer, x, rope, attend):
 
 def _run(recompute, f, *args): return checkpoint(f, *args, use_reentrant=False) if recompute else f(*args)
 
+# %% ../nbs/07a_shared.ipynb #01d374b4
 def through(
     lm,                      # the language model under the head
     x,                       # (b, t, w) embeddings
@@ -127,7 +129,7 @@ def _prompt_layer(layer, x, rope, attend):
     x = _layer(layer, x, rope, attend)
     return x, *attend.kv
 
-# %% ../nbs/07a_shared.ipynb #33a2ab8b
+# %% ../nbs/07a_shared.ipynb #b0d09cd1
 @dataclass
 class Shared:
     "`p` prompts of `n` tokens that have been run."
@@ -152,6 +154,7 @@ class Shared:
         cut = lambda x: x.detach().requires_grad_(x.requires_grad)
         return Shared([cut(x) for x in self.keys], [cut(x) for x in self.values], cut(self.last), self.start, self.bias)
 
+# %% ../nbs/07a_shared.ipynb #febd043d
 def prefill(model, prompts: Batch, features=None, recompute: bool = False) -> Shared:
     "Run prompts once."
     lm, features = vision_language(model).language_model, see(model, prompts.visuals) if features is None else features
@@ -163,7 +166,7 @@ def prefill(model, prompts: Batch, features=None, recompute: bool = False) -> Sh
     bias = None if attend.mask is None else torch.zeros_like(prompts.mask, dtype=x.dtype).masked_fill(~prompts.mask, -torch.inf)[:, None, None]
     return Shared(*map(list, zip(*kept)), lm.norm(x[:, -1:]), place[0, :, -1] + 1, bias)
 
-# %% ../nbs/07a_shared.ipynb #015e749c
+# %% ../nbs/07a_shared.ipynb #3773999b
 class _Over:
     "Attention of responses over their prompts and themselves."
     def __init__(self, shared): self.s = shared
@@ -182,6 +185,7 @@ def response_states(
     place = repeat(shared.start, "p -> (p m) 1", m=m) + torch.arange(t, device=ids.device)
     return torch.cat([last, through(lm, lm.embed_tokens(ids[:, :-1]), repeat(place, "b t -> a b t", a=3), _Over(shared), recompute)], 1)
 
+# %% ../nbs/07a_shared.ipynb #9fc222d5
 def _turns(mask, g, rows):
     "Rows (p·m) of each turn, the longest responses of every group first, and their common length."
     n = rearrange(mask.sum(1), "(p g) -> p g", g=g)
