@@ -66,7 +66,7 @@ class _Past:
         out[:, :, :self.t] = x[rows, :, :self.t]
         return out
 
-# %% ../nbs/08_sampling.ipynb #d8df1fe8
+# %% ../nbs/08_sampling.ipynb #9195f89a
 def _standing(done, m):
     "Prompts (p,) and rows (p·m',) that go on when those with nothing left to say go; None while it is not worth the copy."
     left = rearrange(~done, "(p m) -> p m", m=m)
@@ -75,6 +75,7 @@ def _standing(done, m):
     rows = left[prompts].long().argsort(dim=1, descending=True, stable=True)[:, :most]
     return prompts, rearrange(rows + m * prompts[:, None], "p m -> (p m)")
 
+# %% ../nbs/08_sampling.ipynb #a2a17497
 def _decode(model, coder, shared, g, limit, pick):
     "Ids and log-probabilities, each (p·g, limit), a new token at a time until all rows have ended."
     lm, n, h = vision_language(model).language_model, len(shared.start) * g, repeat(shared.last[:, -1], "p w -> (p g) w", g=g)
@@ -91,7 +92,7 @@ def _decode(model, coder, shared, g, limit, pick):
         h = through(lm, lm.embed_tokens(new[:, None]), repeat(place + step, "n -> a n 1", a=3), past)[:, -1]
         past.t += 1
 
-# %% ../nbs/08_sampling.ipynb #58a61a09
+# %% ../nbs/08_sampling.ipynb #b0b5b566
 def _samples(ids, logprobs, coder):
     ended = (ids == coder.eos).cumsum(1)
     mask = (ended - (ids == coder.eos).long()) == 0
@@ -99,6 +100,7 @@ def _samples(ids, logprobs, coder):
     ids, mask, logprobs = ids[:, :t], mask[:, :t], logprobs[:, :t]
     return Samples(ids, mask, logprobs, ended[:, -1] == 0, [coder.text(i[m].tolist()) for i, m in zip(ids, mask)])
 
+# %% ../nbs/08_sampling.ipynb #4b041e3c
 @torch.no_grad()
 def sample(
     model,
