@@ -6,10 +6,11 @@
 __all__ = ['ATTEND', 'RECOMPUTE', 'plain', 'flex', 'through', 'Shared', 'prefill', 'response_states', 'group_states',
            'group_backward']
 
-# %% ../nbs/07a_shared.ipynb #81191e8a
+# %% ../nbs/07a_shared.ipynb #cfa5374b
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
@@ -154,14 +155,15 @@ class Shared:
         cut = lambda x: x.detach().requires_grad_(x.requires_grad)
         return Shared([cut(x) for x in self.keys], [cut(x) for x in self.values], cut(self.last), self.start, self.bias)
 
-# %% ../nbs/07a_shared.ipynb #febd043d
+# %% ../nbs/07a_shared.ipynb #a171c1ca
 def prefill(model, prompts: Batch, features=None, recompute: bool = False) -> Shared:
     "Run prompts once."
     lm, features = vision_language(model).language_model, see(model, prompts.visuals) if features is None else features
-    place, x, attend = positions(model, prompts), embed(model, prompts, features), _Causal(prompts.mask)
+    place, (x, deep), attend = positions(model, prompts), embed(model, prompts, features), _Causal(prompts.mask)
     rope, kept = lm.rotary_emb(x, place), []
-    for layer in lm.layers:
+    for layer, seen in zip_longest(lm.layers, deep):
         x, k, v = _run(recompute, _prompt_layer, layer, x, rope, attend)
+        x = x if seen is None else x + seen
         kept.append((k, v))
     bias = None if attend.mask is None else torch.zeros_like(prompts.mask, dtype=x.dtype).masked_fill(~prompts.mask, -torch.inf)[:, None, None]
     return Shared(*map(list, zip(*kept)), lm.norm(x[:, -1:]), place[0, :, -1] + 1, bias)
