@@ -125,7 +125,7 @@ def teach(run: Run) -> dict:
     sample = [next((r for r in rejected if r["step"] == step), None) for step in ("template", "answer", "judge")]
     return dict(steps=made.steps, types=types, rejected=[r for r in sample if r], quarantine=[dict(where=q["problem_id"], reason=q["reason"]) for q in made.quarantine])
 
-# %% ../nbs/21_demo.ipynb #99e42c42
+# %% ../nbs/21_demo.ipynb #8d950516
 def _policy(run: Run, adapter=None, reference=None):
     "The NF4 base with a policy adapter, and a frozen reference beside it."
     coder = Coder.load(run.samples / "base")
@@ -139,8 +139,7 @@ def fine_tune(run: Run) -> dict:
     model, coder = _policy(run)
     examples, kept, bad = to_prompts(coder, kept, run.out, SHORT, s.frames)
     for e, r in zip(examples, kept): e.response = coder.ids(r.output) + [coder.eos]
-    rows = train_sft(model, coder, examples, replace(s.sft, seed=run.seed), run.out / "sft.jsonl")
-    model.save_pretrained(str(run.out / "sft"), selected_adapters=["policy"])
+    rows = train_sft(model, coder, examples, replace(s.sft, seed=run.seed), run.out / "sft")
     prompts, probe, _ = to_prompts(coder, list(make_records(run.out, s.probe, f"probe{run.seed}", s.world, prefix="")), run.out, SHORT, s.frames)
     torch.manual_seed(run.seed)
     sampled = summarise(evaluate(model, coder, probe, prompts, ORACLE, temperature=1., limit=s.rl.limit))
@@ -153,14 +152,14 @@ def _telling(r):
     total = r.table.total().nan_to_num().unflatten(0, (-1, r.g))
     return int(total.std(1).min(-1).values.argmax())
 
-# %% ../nbs/21_demo.ipynb #3f471699
+# %% ../nbs/21_demo.ipynb #5b64700b
 def rl_arm(run: Run, arm: str, position: int):
     "One RL run in a process of its own; its result in `stages/<arm>.json`."
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // len(ARMS)))
     os.environ["TQDM_POSITION"] = str(position)
     s, out = run.sizes, run.out / arm
     out.mkdir(exist_ok=True)
-    model, coder = _policy(run, run.out / "sft" / "policy", run.out / "sft" / "policy")
+    model, coder = _policy(run, run.out / "sft" / "last", run.out / "sft" / "last")
     prompts, records, bad = to_prompts(coder, read_records(run.out / "rl.jsonl"), run.out, SHORT, s.frames)
     with torch.no_grad(): features = see(model, [p.visual for p in prompts])
     settings, seen = replace(s.rl, recipe=replace(s.rl.recipe, credit=arm), seed=run.seed), {}
@@ -198,12 +197,12 @@ def change(rows, key, share=.1, seed=0):
     lo, hi = (draw(last) - draw(first)).quantile(torch.tensor([.025, .975])).tolist()
     return dict(first=first.mean().item(), last=last.mean().item(), diff=(last.mean() - first.mean()).item(), lo=lo, hi=hi)
 
-# %% ../nbs/21_demo.ipynb #c296f24d
+# %% ../nbs/21_demo.ipynb #20571b16
 def examine(run: Run) -> dict:
     "Base, SFT, GRPO and PA-GRPO on the same held-out records."
     s = run.sizes
     records = _records(run, "heldout", s.heldout)
-    model, coder = _policy(run, run.out / "sft" / "policy")
+    model, coder = _policy(run, run.out / "sft" / "last")
     for arm in ARMS: model = load_adapter(model, run.out / arm / "adapter" / "policy", arm)
     brief, records, bad = to_prompts(coder, records, run.out, BRIEF, s.frames)
     prompts, _, _ = to_prompts(coder, records, run.out, SHORT, s.frames)
