@@ -53,3 +53,122 @@ def test_a_killed_run_ends_in_the_same_weights_bit_for_bit(world, whole, media, 
     assert same(weights(model), whole[2]) and timeless(rows) == timeless(whole[1])
     assert timeless(lines(tmp_path / "run/metrics.jsonl")) == timeless(rows)
     for name in ("last", "best"): assert (tmp_path / "run" / name / "adapter_model.safetensors").read_bytes() == (whole[0] / name / "adapter_model.safetensors").read_bytes()
+
+def test_other_settings_are_named_and_not_mixed_in(world, whole):
+    coder, examples = world
+    before = (whole[0] / "checkpoint.pt").read_bytes()
+    with pytest.raises(ValueError, match="settings differ: lr was 0.001, now 0.002"):
+        train_sft(model_of(coder), coder, examples[:10], replace(SETTINGS, lr=2e-3), whole[0], examples[10:], quiet=True)
+    with pytest.raises(ValueError, match="data was 10 examples .*, now 9 examples"):
+        train_sft(model_of(coder), coder, examples[:9], SETTINGS, whole[0], examples[10:], quiet=True)
+    assert (whole[0] / "checkpoint.pt").read_bytes() == before
+
+def test_a_finished_run_is_not_run_again_and_resume_wants_a_checkpoint(world, whole, tmp_path):
+    coder, examples = world
+    model = model_of(coder)
+    assert train_sft(model, coder, examples[:10], SETTINGS, whole[0], examples[10:], quiet=True, hook=lambda row: pytest.fail("a step was taken")) == whole[1]
+    assert same(weights(model), whole[2])
+    with pytest.raises(ValueError, match="no checkpoint to resume"): train_sft(model_of(coder), coder, examples, SETTINGS, tmp_path / "none", resume=True, quiet=True)
+
+def test_half_written_files_of_a_killed_run_do_no_harm(world, whole, tmp_path):
+    import shutil
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run/.checkpoint.pt.part").write_bytes(b"half")
+    (tmp_path / "run/.last.part").mkdir()
+    with open(tmp_path / "run/metrics.jsonl", "a") as f: f.write('{"step": 8, "lo')
+    coder, examples = world
+    rows = train_sft(model_of(coder), coder, examples[:10], SETTINGS, tmp_path / "run", examples[10:], quiet=True)
+    assert rows == whole[1] == lines(tmp_path / "run/metrics.jsonl")
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_ctrl_c_finishes_the_step_saves_and_goes_on_to_the_same_end(world, whole, media, tmp_path):
+    coder, examples = world
+    def press(row):
+        if row["step"] == 4: os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt): train_sft(model_of(coder), coder, examples[:10], SETTINGS, tmp_path / "run", examples[10:], quiet=True, hook=press)
+    held = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    assert len(held["rows"]) == 5 == len(lines(tmp_path / "run/metrics.jsonl"))
+    model = model_of(coder)
+    train_sft(model, coder, examples[:10], SETTINGS, tmp_path / "run", examples[10:], quiet=True)
+    assert same(weights(model), whole[2])
+
+def test_two_processes_in_one_folder_are_refused(world, media, tmp_path):
+    coder, examples = world
+    p = sleeping(tmp_path / "run", media, 0)
+    try:
+        with pytest.raises(RuntimeError, match="another process"): train_sft(model_of(coder), coder, examples[:10], SETTINGS, tmp_path / "run", examples[10:], quiet=True)
+    finally:
+        p.kill()
+        p.wait()
+
+def test_two_gloo_processes_give_one_process_s_weights(world, media, tmp_path):
+    coder, examples = world
+    port, two = random.randrange(20000, 40000), []
+    for rank in range(2):
+        env = dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
+        two.append(child(tmp_path / "run", media, "--dropout", 0, "--save", tmp_path / "weights", **env))
+    said = [p.communicate(timeout=120)[0] for p in two]
+    assert [p.returncode for p in two] == [0, 0], "\n".join(said)
+    alone = model_of(coder, s := replace(SETTINGS, dropout=0.))
+    rows = train_sft(alone, coder, examples[:10], s, validation=examples[10:], quiet=True)
+    a, b = (torch.load(tmp_path / f"weights.{r}", weights_only=True) for r in range(2))
+    assert same(a, b)
+    for k, w in weights(alone).items(): assert (a[k] - w).abs().max() < 1e-5
+    both = lines(tmp_path / "run/metrics.jsonl")
+    assert len(both) == len(rows) and all(abs(x[k] - y[k]) < 1e-5 for x, y in zip(rows, both) for k in ("loss", "loss_perception", "grad_norm"))
+
+def test_a_loss_that_is_not_finite_changes_nothing_and_names_the_record(world, tmp_path):
+    coder, examples = world
+    model = model_of(coder)
+    bad = replace(examples[3], visual=replace(examples[3].visual, patches=examples[3].visual.patches * float("nan")))
+    before = weights(model)
+    with pytest.raises(Diverged, match=rf"step 0: the loss is nan .* on the records {bad.name}; nothing of this step"):
+        train_sft(model, coder, [bad if e is examples[3] else e for e in examples], replace(SETTINGS, batch=14), tmp_path, quiet=True)
+    assert same(weights(model), before) and not (tmp_path / "checkpoint.pt").exists()
+
+def test_a_rising_loss_is_said_once_with_its_records(world, tmp_path, monkeypatch):
+    from videop2r import sft
+    coder, examples = world
+    monkeypatch.setattr(sft, "rising", lambda losses: len(losses) >= 3)
+    with pytest.warns(UserWarning, match="step 2: the loss has been rising") as seen:
+        train_sft(model_of(coder), coder, examples, replace(SETTINGS, steps=5), tmp_path, quiet=True)
+    notes = [r for r in lines(tmp_path / "metrics.jsonl") if "note" in r]
+    assert len(notes) == len([w for w in seen if "rising" in str(w.message)]) == 1 and examples[0].name[:3] in notes[0]["note"]
+
+def test_what_is_too_long_is_named_before_anything_is_trained(world, tmp_path):
+    coder, examples = world
+    longest = max(examples, key=lambda e: len(e.ids))
+    with pytest.raises(ValueError, match=rf"examples have more than 40 tokens: {longest.name} \({len(longest.ids)}\)"):
+        train_sft(model_of(coder), coder, examples, replace(SETTINGS, limit=40), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+def test_plain_peft_loads_the_adapter(world, whole):
+    from peft import PeftConfig, PeftModel
+    from transformers import Qwen2_5_VLForConditionalGeneration
+    coder, examples = world
+    where = PeftConfig.from_pretrained(whole[0] / "last").base_model_name_or_path
+    base = Qwen2_5_VLForConditionalGeneration.from_pretrained(where, dtype=torch.float32)
+    plain = PeftModel.from_pretrained(base, whole[0] / "last")
+    assert {p.name for p in (whole[0] / "last").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    held = {n.replace("default", "policy"): p for n, p in plain.named_parameters() if "lora_" in n}
+    assert same({k: v.detach() for k, v in held.items()}, whole[2])
+    plain.load_adapter(whole[0] / "best", "best")
+    assert where == str(SAMPLES / "base") and set(plain.peft_config) == {"default", "best"}
+
+def test_the_loss_comes_back_from_what_was_saved(world, whole):
+    from videop2r.model import load_adapter
+    from videop2r.sft import Tuner
+    coder, examples = world
+    model = load_adapter(load(SAMPLES / "base"), whole[0] / "best", "policy", trainable=True)
+    seen = Tuner(model, coder, examples[:10], SETTINGS, validation=examples[10:])
+    best = min((r for r in whole[1] if "val_loss" in r), key=lambda r: r["val_loss"])
+    assert abs(seen.validate()["val_loss"] - best["val_loss"]) < 1e-6
+
+def test_tensorboard_gets_the_rows(world, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    coder, examples = world
+    rows = train_sft(model_of(coder), coder, examples[:6], replace(SETTINGS, steps=2), tmp_path, track="tensorboard", quiet=True)
+    seen = EventAccumulator(str(next(p for p in (tmp_path / "videop2r-sft").iterdir() if p.is_file()))).Reload()
+    assert [e.step for e in seen.Scalars("loss")] == [0, 1] and abs(seen.Scalars("loss")[1].value - rows[1]["loss"]) < 1e-4
+    with pytest.raises(ValueError, match="tracker 'nonesuch' is not installed"): train_sft(model_of(coder), coder, examples, SETTINGS, tmp_path / "x", track="nonesuch")

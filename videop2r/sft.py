@@ -74,7 +74,7 @@ def schedule(step, steps, warmup):
     w = max(1, round(steps * warmup))
     return (step + 1) / w if step < w else .5 * (1 + math.cos(math.pi * (step - w) / max(1, steps - w)))
 
-# %% ../nbs/11_sft.ipynb #68304ae1
+# %% ../nbs/11_sft.ipynb #b1d1c0ac
 def batches(
     n,            # examples there are
     batch,
@@ -86,9 +86,9 @@ def batches(
     "Index lists for every step: epochs shuffled by the seed, the same whenever they are asked for."
     rng, pool, left = random.Random(seed), [], steps
     while left > 0:
-        take = batch * min(bucket, left)
-        while len(pool) < take: pool += rng.sample(range(n), n)
-        part, pool, left = pool[:take], pool[take:], left - bucket
+        while len(pool) < batch: pool += rng.sample(range(n), n)
+        take = batch * min(bucket, left, len(pool) // batch)
+        part, pool, left = pool[:take], pool[take:], left - take // batch
         if lengths is not None: part.sort(key=lambda i: lengths[i])
         cut = [part[i:i + batch] for i in range(0, take, batch)]
         rng.shuffle(cut)
