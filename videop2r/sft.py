@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'FREE', 'SFT', 'preset_table', 'schedule', 'batches', 'padding', 'response_logprobs', 'sft_loss', 'ahead',
            'Features', 'accelerator_of', 'gradients', 'Diverged', 'rising', 'save_adapter', 'peak_gb', 'Interrupted',
-           'ctrl_c', 'lengths_of', 'names_of', 'check_data', 'Tuner', 'train_sft']
+           'ctrl_c', 'lengths_of', 'names_of', 'check_data', 'Tuner', 'train_sft', 'plot_losses']
 
 # %% ../nbs/11_sft.ipynb #2aea0494
 import json, math, os, random, shutil, signal, sys, threading, time, warnings
@@ -74,7 +74,7 @@ def schedule(step, steps, warmup):
     w = max(1, round(steps * warmup))
     return (step + 1) / w if step < w else .5 * (1 + math.cos(math.pi * (step - w) / max(1, steps - w)))
 
-# %% ../nbs/11_sft.ipynb #b1d1c0ac
+# %% ../nbs/11_sft.ipynb #53730fcc
 def batches(
     n,            # examples there are
     batch,
@@ -94,6 +94,7 @@ def batches(
         rng.shuffle(cut)
         yield from cut
 
+# %% ../nbs/11_sft.ipynb #d0a4744c
 def padding(lengths, order, micro: int = None) -> float:
     "Share of the padded cells that hold no token."
     parts = [idx[i:i + (micro or len(idx))] for idx in order for i in range(0, len(idx), micro or len(idx))]
@@ -119,7 +120,7 @@ def sft_loss(model, coder: Coder, batch, features):  # scalar, {"loss", "loss_pe
     lp = response_logprobs(model, coder, batch, features)
     return -lp.sum() / batch.response_mask.sum(), _means(_sums(lp, batch))
 
-# %% ../nbs/11_sft.ipynb #71df40b6
+# %% ../nbs/11_sft.ipynb #1f7febc2
 def ahead(
     work,         # called with one item, in a thread
     items,
@@ -138,6 +139,7 @@ def ahead(
         finally:
             for f in queue: f.cancel()
 
+# %% ../nbs/11_sft.ipynb #a344c9ae
 def _ready(examples, i):
     "The example, or the reason why there is none."
     try: return examples[i]
@@ -216,7 +218,7 @@ def rising(losses: list, window: int = 20) -> bool:
     means, error = x.mean(1), (x.var(1)[[0, 3]].sum() / window).sqrt()
     return bool((means.diff() > 0).all() and means[3] - means[0] > 4 * error)
 
-# %% ../nbs/11_sft.ipynb #6a2b97dc
+# %% ../nbs/11_sft.ipynb #a9aa7762
 def _write_torch(path, value):
     part = path.with_name(f".{path.name}.part")
     with open(part, "wb") as f:
@@ -225,6 +227,7 @@ def _write_torch(path, value):
         os.fsync(f.fileno())
     os.replace(part, path)
 
+# %% ../nbs/11_sft.ipynb #ad02bd57
 def save_adapter(
     model,   # of PEFT; its active adapter is saved
     folder,  # replaced if it is there
@@ -240,7 +243,7 @@ def save_adapter(
     (part if name == "default" else part / name).rename(folder)
     for p in (part, old): shutil.rmtree(p, ignore_errors=True)
 
-# %% ../nbs/11_sft.ipynb #5da81b79
+# %% ../nbs/11_sft.ipynb #93199777
 def _rng(): return dict(torch=torch.get_rng_state(), python=random.getstate(), cuda=torch.cuda.get_rng_state() if torch.cuda.is_available() else None)
 
 def _set_rng(state):
@@ -254,6 +257,7 @@ def peak_gb(device="cpu") -> float:
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
+# %% ../nbs/11_sft.ipynb #2db71a7c
 class Interrupted(KeyboardInterrupt): "Ctrl-C between two steps, known to all ranks."
 
 @contextmanager
@@ -283,14 +287,14 @@ def check_data(examples, limit: int):
     named = ", ".join(f"{name} ({n})" for n, name in sorted(long, reverse=True)[:3])
     raise ValueError(f"{len(long)} of {len(examples)} examples have more than {limit} tokens: {named}; use fewer frames or pixels, leave these records out, or raise the limit")
 
-# %% ../nbs/11_sft.ipynb #fed1d212
+# %% ../nbs/11_sft.ipynb #5c34c143
 class Tuner:
     "A run of `train_sft` on one rank: what it works with, and what it has done so far."
     def __init__(self, model, coder, examples, s: SFT, out=None, validation=None, track=None):
         for data in (examples, *([validation] if validation else [])): check_data(data, s.limit)
         if not hasattr(model, "peft_config"): raise ValueError("the model has no adapter; wrap it with add_lora first")
         self.model, self.coder, self.examples, self.validation, self.s = model, coder, examples, validation, s
-        self.params = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.track, self.params = track, {n: p for n, p in model.named_parameters() if p.requires_grad}
         if not self.params: raise ValueError("the model has nothing to train; load its adapter with trainable=True")
         self.accelerator, self.features, self.out = accelerator_of(model, track, out), Features(model), out and Path(out)
         self.optimizer = torch.optim.AdamW(self.params.values(), lr=s.lr, weight_decay=s.weight_decay)
@@ -306,7 +310,7 @@ class Tuner:
         from accelerate.utils import gather_object
         return gather_object(items)
 
-# %% ../nbs/11_sft.ipynb #ace78d18
+# %% ../nbs/11_sft.ipynb #63512d8e
 FREE = ("save_every",) # settings that do not change what is computed
 
 @patch(as_prop=True)
@@ -314,14 +318,14 @@ def facts(self: Tuner) -> dict:
     "Everything that the result depends on, as JSON values."
     data = lambda x: x and f"{len(x)} examples {digest(names_of(x), [int(n) for n in lengths_of(x)])[:8]}"
     base = self.model.get_base_model().config._name_or_path
-    return json.loads(json.dumps(dict(asdict(self.s), data=data(self.examples), validation=data(self.validation), base=fingerprint(base), ranks=self.accelerator.num_processes,
+    return json.loads(json.dumps(dict(asdict(self.s), **getattr(self.examples, "about", {}), data=data(self.examples), validation=data(self.validation), base=fingerprint(base), ranks=self.accelerator.num_processes,
                                       trained=f"{sum(p.numel() for p in self.params.values())} weights of {self.model.active_adapter}")))
 
 def _check_same(where, old, new):
     differ = [f"{k} was {a}, now {b}" for k, (a, b) in changed(old, new).items() if k not in FREE]
     if differ: raise ValueError(f"{where}: settings differ: {'; '.join(differ)}. Ask for the old ones to go on, or give another folder")
 
-# %% ../nbs/11_sft.ipynb #7a6cd02e
+# %% ../nbs/11_sft.ipynb #229b7b96
 @patch
 def save(self: Tuner):
     "Write the checkpoint and the last adapter; every rank calls it."
@@ -331,6 +335,7 @@ def save(self: Tuner):
     _write_torch(self.out / "checkpoint.pt", dict(weights=weights, optimizer=self.optimizer.state_dict(), rng=rng, rows=self.rows, best=self.best, bad=self.bad, facts=self.facts))
     save_adapter(self.model, self.out / "last")
 
+# %% ../nbs/11_sft.ipynb #b4d6bbbd
 @patch
 def restore(self: Tuner, resume=False):
     "Take up the folder's checkpoint. `ValueError` for other settings, or where there is none although `resume` asks for one."
@@ -346,7 +351,7 @@ def restore(self: Tuner, resume=False):
     _set_rng(held["rng"][self.accelerator.process_index])
     self.rows, self.best, self.bad = held["rows"], held["best"], held["bad"]
 
-# %% ../nbs/11_sft.ipynb #4378a93e
+# %% ../nbs/11_sft.ipynb #198ef54b
 @patch
 def _jsonl(self: Tuner, name, rows, mode="w"):
     if not self.out or not self.main: return
@@ -358,7 +363,7 @@ def _jsonl(self: Tuner, name, rows, mode="w"):
 def leave_out(self: Tuner, bad: dict):
     "Quarantine examples by name, with the reason."
     for found in self.gather([bad]): self.bad.update(found)
-    self._jsonl("quarantine.jsonl", [dict(problem_id=k, reason=v) for k, v in self.bad.items()])
+    if self.bad: self._jsonl("quarantine.jsonl", [dict(problem_id=k, reason=v) for k, v in self.bad.items()])
 
 # %% ../nbs/11_sft.ipynb #cb9b76eb
 @patch
@@ -440,7 +445,7 @@ def keep(self: Tuner, row: dict):
     self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
     if done % s.save_every == 0 or done == self.steps: self.save()
 
-# %% ../nbs/11_sft.ipynb #82a15943
+# %% ../nbs/11_sft.ipynb #2d32f0e7
 @contextmanager
 def _training(model, checkpointing):
     "Dropout and, where asked, recomputation on; afterwards as before."
@@ -452,9 +457,11 @@ def _training(model, checkpointing):
         if checkpointing: base.gradient_checkpointing_disable()
         model.train(was)
 
+# %% ../nbs/11_sft.ipynb #353b3183
 @contextmanager
-def _open(self: Tuner, track):
+def _open(self: Tuner):
     "The folder, for this process alone, and its tracker."
+    if self.out: self.out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(self.out / ".lock") if self.out and self.main else None
     try: lock and lock.acquire(timeout=0)
     except Timeout: raise RuntimeError(f"{self.out}: another process is at work in this folder; wait for it, or give another") from None
@@ -463,9 +470,9 @@ def _open(self: Tuner, track):
         for t in self.accelerator.trackers: t.finish()
     finally: lock and lock.release()
 
-# %% ../nbs/11_sft.ipynb #ff59f9e8
+# %% ../nbs/11_sft.ipynb #c433e747
 @patch
-def start(self: Tuner, resume, track):
+def start(self: Tuner, resume=False):
     "Seeds, then the checkpoint's state if there is one; files as they were at that step."
     from accelerate.utils import broadcast, set_seed
     set_seed(self.s.seed, device_specific=True)
@@ -473,14 +480,15 @@ def start(self: Tuner, resume, track):
         for p in self.params.values(): p.data.copy_(broadcast(p.data))
     self.restore(resume)
     self._jsonl("metrics.jsonl", self.rows)
-    if self.bad: self.leave_out({})
-    if not track: return
+    self.leave_out({})
+    if not self.track: return
     plain = {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in self.facts.items()}
-    self.accelerator.init_trackers("videop2r-sft", plain, dict(tensorboard=dict(purge_step=len(self.rows))) if track == "tensorboard" else {})
+    self.accelerator.init_trackers("videop2r-sft", plain, dict(tensorboard=dict(purge_step=len(self.rows))) if self.track == "tensorboard" else {})
 
+# %% ../nbs/11_sft.ipynb #3521b136
 @patch
-def run(self: Tuner, quiet=False, hook=None):
-    "All steps that are still to do."
+def steps_to_do(self: Tuner, quiet=False, hook=None):
+    "Take the steps that are left; interrupted, finish the one under way and save."
     first, shares = len(self.rows), [self.share(idx) for idx in self.order]
     todo = (i for idx in shares[first:] for i in idx)
     stream = ahead(lambda i: _ready(self.examples, i), todo, getattr(self.examples, "workers", 0), 2 * len(shares[0]))
@@ -495,7 +503,14 @@ def run(self: Tuner, quiet=False, hook=None):
             self.save()
             raise
 
-# %% ../nbs/11_sft.ipynb #f5e24977
+@patch
+def run(self: Tuner, resume=False, quiet=False, hook=None):
+    "From the folder's checkpoint, or the first step, to the end."
+    with _open(self):
+        self.start(resume)
+        self.steps_to_do(quiet, hook)
+
+# %% ../nbs/11_sft.ipynb #2d71cbdc
 def train_sft(
     model,               # with a trainable adapter, which is active
     coder: Coder,
@@ -510,8 +525,18 @@ def train_sft(
 ) -> list:               # one row a step
     "Fine-tune an adapter; a run that was interrupted goes on from `out`. `ValueError` for bad data or other settings, `Diverged` for a loss that is not finite."
     tuner = Tuner(model, coder, examples, settings, out, validation, track)
-    if out: tuner.out.mkdir(parents=True, exist_ok=True)
-    with _open(tuner, track):
-        tuner.start(resume, track)
-        tuner.run(quiet, hook)
+    tuner.run(resume, quiet, hook)
     return tuner.rows
+
+# %% ../nbs/11_sft.ipynb #82dbbbe0
+def plot_losses(rows, ax=None): # the axes
+    "The loss of each process by step, on training batches and on the validation set."
+    import matplotlib.pyplot as plt
+    ax = ax or plt.subplots(figsize=(5.5, 2.6))[1]
+    seen = [r for r in rows if "val_loss" in r]
+    for k, c in dict(perception="#0ea5e9", reasoning="#f59e0b").items():
+        ax.plot([r["step"] + 1 for r in rows], [r[f"loss_{k}"] for r in rows], color=c, lw=1, label=k)
+        if seen: ax.plot([r["step"] + 1 for r in seen], [r[f"val_loss_{k}"] for r in seen], "o--", color=c, alpha=.6, label=f"{k}, validation")
+    ax.set(xlabel="step", ylabel="negative log-likelihood", ylim=(0, None))
+    ax.legend(fontsize=8, frameon=False)
+    return ax
