@@ -80,12 +80,15 @@ def test_half_written_files_of_a_killed_run_do_no_harm(world, whole, tmp_path):
     rows = train_sft(model_of(coder), coder, examples[:10], SETTINGS, tmp_path / "run", examples[10:], quiet=True)
     assert rows == whole[1] == lines(tmp_path / "run/metrics.jsonl")
 
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_ctrl_c_finishes_the_step_saves_and_goes_on_to_the_same_end(world, whole, media, tmp_path):
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_finishes_the_step_saves_and_goes_on_to_the_same_end(world, whole, tmp_path, number):
     coder, examples = world
+    before = signal.signal(number, signal.default_int_handler) # a background job inherits SIGINT as ignored
     def press(row):
-        if row["step"] == 4: os.kill(os.getpid(), signal.SIGINT)
+        if row["step"] == 4: os.kill(os.getpid(), number)
     with pytest.raises(KeyboardInterrupt): train_sft(model_of(coder), coder, examples[:10], SETTINGS, tmp_path / "run", examples[10:], quiet=True, hook=press)
+    assert signal.signal(number, before) is signal.default_int_handler
     held = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
     assert len(held["rows"]) == 5 == len(lines(tmp_path / "run/metrics.jsonl"))
     model = model_of(coder)
@@ -172,3 +175,81 @@ def test_tensorboard_gets_the_rows(world, tmp_path):
     seen = EventAccumulator(str(next(p for p in (tmp_path / "videop2r-sft").iterdir() if p.is_file()))).Reload()
     assert [e.step for e in seen.Scalars("loss")] == [0, 1] and abs(seen.Scalars("loss")[1].value - rows[1]["loss"]) < 1e-4
     with pytest.raises(ValueError, match="tracker 'nonesuch' is not installed"): train_sft(model_of(coder), coder, examples, SETTINGS, tmp_path / "x", track="nonesuch")
+
+def test_the_gradient_does_not_depend_on_the_split(world):
+    from videop2r.sft import Features, accelerator_of, gradients
+    coder, examples = world
+    model, found = model_of(coder, replace(SETTINGS, dropout=0.)), []
+    tokens = sum(len(e.response) for e in examples)
+    for micro in (None, 1, 3, 5, 13):
+        model.zero_grad()
+        gradients(model, coder, accelerator_of(model), list(enumerate(examples)), tokens, Features(model), micro)
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]))
+    assert all((g - found[0]).abs().max() < 1e-6 * found[0].abs().max() for g in found[1:])
+
+def test_recomputing_layers_changes_nothing(world, whole):
+    coder, examples = world
+    rows = train_sft(model_of(coder), coder, examples[:10], replace(SETTINGS, checkpointing=True), validation=examples[10:], quiet=True)
+    assert all(abs(a["loss"] - b["loss"]) < 1e-5 for a, b in zip(rows, whole[1])) and "val_loss" in rows[-1]
+
+def test_a_validation_clip_of_nan_is_named(world):
+    coder, examples = world
+    bad = replace(examples[3], visual=replace(examples[3].visual, patches=examples[3].visual.patches * float("nan")))
+    with pytest.raises(Diverged, match=f"validation loss is not finite on the records {bad.name}"):
+        train_sft(model_of(coder), coder, examples[4:10], replace(SETTINGS, validate_every=1), validation=[examples[0], bad], quiet=True)
+
+@pytest.fixture(scope="module")
+def traced(media):
+    "Records with gold traces, as a file beside their clips."
+    from videop2r.cot import parse
+    from videop2r.data import write_jsonl
+    from videop2r.generate import with_trace
+    from videop2r.world import from_record, gold, make_records
+    records = [with_trace(r, parse(gold(from_record(r))), 1.) for r in make_records(media, 14, "sft")]
+    write_jsonl(records, media / "traces.jsonl")
+    return records
+
+def test_a_broken_clip_is_left_out_and_named_and_nothing_takes_its_place(traced, media, tmp_path):
+    import shutil
+    from videop2r.finetune import run_sft
+    from videop2r.cot import SHORT
+    shutil.copytree(media, tmp_path / "media")
+    broken = next(r for r in traced if r.data_type == "video")
+    (tmp_path / "media" / broken.path).write_bytes((media / broken.path).read_bytes()[:700])
+    s = replace(SETTINGS, steps=7, batch=4, dropout=0., nf4=False, frames=4)
+    tuned = run_sft(tmp_path / "media/traces.jsonl", tmp_path / "media", SAMPLES / "base", tmp_path / "run", s, prompt=SHORT, quiet=True)
+    assert [q["problem_id"] for q in lines(tmp_path / "run/quarantine.jsonl")] == [broken.problem_id] == list(tuned.bad)
+    assert sum(r["examples"] for r in tuned.rows) == 28 - 2 and {r["examples"] for r in tuned.rows} == {3, 4}
+    card = (tmp_path / "run/last/README.md").read_text()
+    assert "| training examples | 14 |" in card and f"| lr | {s.lr} |" in card and "step 7 of 7." in card and str(tmp_path) not in card
+
+def test_traces_made_on_demand_train_as_a_list_does(traced, media, world):
+    from videop2r.cot import SHORT
+    from videop2r.finetune import Traces
+    coder, examples = world
+    s = replace(SETTINGS, steps=4, frames=4)
+    lazy = Traces(coder, traced, media, SHORT, s, workers=3)
+    assert [e.ids for e in lazy] == [e.ids for e in examples] and all(len(e.ids) <= n for e, n in zip(examples, lazy.lengths))
+    lazy.lengths = [len(e.ids) for e in examples]
+    assert timeless(train_sft(model_of(coder), coder, lazy, s, quiet=True)) == timeless(train_sft(model_of(coder), coder, examples, s, quiet=True))
+
+def test_only_media_that_may_be_too_long_are_opened(traced, media, world):
+    from videop2r.cot import SHORT
+    from videop2r.finetune import Traces
+    from videop2r.sft import check_data
+    from videop2r.video import read_media
+    opened = []
+    read = lambda path, *a: opened.append(path) or read_media(path, *a)
+    lazy = Traces(world[0], traced, media, SHORT, replace(SETTINGS, frames=4, pixels=84 * 84), read=read)
+    check_data(lazy, max(lazy.lengths))
+    assert not opened
+    with pytest.raises(ValueError, match="more than 60 tokens: wsft-"): check_data(lazy, 60)
+    assert opened
+
+def test_agnostic_traces_hold_no_observation(traced, media, world):
+    from videop2r.finetune import Traces, prompt_of
+    coder = world[0]
+    lazy = Traces(coder, traced, media, prompt_of("short", True), replace(SETTINGS, frames=4), True)
+    text = coder.text(lazy[0].response)
+    assert text == traced[0].output.split("</observation> ")[1] and "observation" not in coder.text(lazy[0].prompt).lower()
+    assert "observ" not in prompt_of(None, True).render(traced[0]).lower()

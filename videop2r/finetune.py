@@ -184,13 +184,13 @@ def _repr_markdown_(self: Tuned):
     lost = "".join(f"\n- {k}: {v}" for k, v in list(self.bad.items())[:10])
     return "\n\n".join([_table(f"{len(self.rows)} of {self.steps} steps", self.data | {"left out": len(self.bad)} | self.losses()), *([f"Left out:{lost}"] if lost else [])])
 
-# %% ../nbs/11a_finetune.ipynb #5db8f11f
+# %% ../nbs/11a_finetune.ipynb #5af7d127
 def _traces(files, bad, *args, **kw):
     data = Traces(args[0], read_records(files, lambda e: bad.update({e.where or str(files): str(e)})), *args[1:], **kw)
     data.bad.update(bad)
     if not len(data):
         why = "; ".join(f"{k}: {v}" for k, v in list(data.bad.items())[:3])
-        raise ValueError(f"{files}: no record can be trained on ({why or 'there is none'})")
+        raise ValueError(f"{files if isinstance(files, (str, Path)) else ', '.join(map(str, files))}: no record can be trained on ({why or 'there is none'})")
     return data
 
 # %% ../nbs/11a_finetune.ipynb #8c9648e8

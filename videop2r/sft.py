@@ -145,10 +145,11 @@ def _ready(examples, i):
     try: return examples[i]
     except (ValueError, OSError) as e: return str(e)
 
-# %% ../nbs/11_sft.ipynb #91313a13
+# %% ../nbs/11_sft.ipynb #e7a73cf6
 class Features:
     "Visual tokens by example, computed when they are first needed; those used longest ago are forgotten."
-    def __init__(self, model, megabytes: float = 512.):
+    def __init__(self, model, megabytes: float = None): # 512 on a CPU, 0 on a GPU, whose memory has better uses
+        if megabytes is None: megabytes = 512. * (next(model.parameters()).device.type == "cpu")
         self.model, self.bound, self.held, self.size = model, megabytes * 1e6, OrderedDict(), 0
         self.frozen = not any(p.requires_grad for p in vision_language(model).visual.parameters())
 
@@ -164,7 +165,7 @@ class Features:
 
 def _nbytes(x): return x.nbytes if isinstance(x, torch.Tensor) else sum(map(_nbytes, x)) if isinstance(x, (list, tuple)) else 0
 
-# %% ../nbs/11_sft.ipynb #b9467a84
+# %% ../nbs/11_sft.ipynb #ed2238f9
 def accelerator_of(model, track=None, out=None):
     "Accelerate's `Accelerator` where the model is: bfloat16 on a GPU; `ValueError` for a tracker that is not installed."
     from accelerate import Accelerator
@@ -180,7 +181,9 @@ def _add_up(accelerator, tensors):
     flat = accelerator.reduce(torch.cat([t.flatten() for t in tensors]), "sum")
     for t, part in zip(tensors, flat.split([t.numel() for t in tensors])): t.copy_(part.view_as(t))
 
-# %% ../nbs/11_sft.ipynb #5e78f041
+def _odd(lp, batch): return [n for n, fine in zip(batch.names, lp.isfinite().all(1).tolist()) if not fine]
+
+# %% ../nbs/11_sft.ipynb #70782113
 def gradients(
     model, coder: Coder, accelerator,
     examples: list,      # this rank's share, as (key, Example)
@@ -198,7 +201,7 @@ def gradients(
         with accelerator.autocast(): lp = response_logprobs(model, coder, batch, [features(k, e) for k, e in part])
         accelerator.backward(-lp.sum() / tokens)
         total += torch.cat([_sums(lp, batch), torch.tensor([batch.mask.numel(), batch.mask.sum().item()], device=device)])
-        bad += [n for n, fine in zip(batch.names, lp.isfinite().all(1).tolist()) if not fine]
+        bad += _odd(lp, batch)
     return total, bad
 
 # %% ../nbs/11_sft.ipynb #3b2e4829
@@ -257,22 +260,24 @@ def peak_gb(device="cpu") -> float:
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
-# %% ../nbs/11_sft.ipynb #2db71a7c
+# %% ../nbs/11_sft.ipynb #6e367edb
 class Interrupted(KeyboardInterrupt): "Ctrl-C between two steps, known to all ranks."
 
 @contextmanager
 def ctrl_c():
-    "A list that is filled when Ctrl-C is pressed, so that a step can be finished; pressed again, it interrupts."
-    seen, before = [], signal.getsignal(signal.SIGINT)
-    def note(*_):
-        if seen: raise KeyboardInterrupt
-        seen.append(True)
-    if threading.current_thread() is not threading.main_thread() or before == signal.SIG_IGN: return (yield seen)
-    signal.signal(signal.SIGINT, note)
+    "A list that is filled by Ctrl-C, or by SIGTERM as launchers send it, so that a step can be finished; Ctrl-C again interrupts."
+    seen, before = [], {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    def note(number, _):
+        if number == signal.SIGINT and number in seen: raise KeyboardInterrupt
+        seen.append(number)
+    if threading.current_thread() is not threading.main_thread(): return (yield seen)
+    for s, old in before.items():
+        if old != signal.SIG_IGN: signal.signal(s, note)
     try: yield seen
-    finally: signal.signal(signal.SIGINT, before)
+    finally:
+        for s, old in before.items(): signal.signal(s, old)
 
-# %% ../nbs/11_sft.ipynb #c31d1022
+# %% ../nbs/11_sft.ipynb #1c95f624
 def lengths_of(examples): return examples.lengths if hasattr(examples, "lengths") else [len(e.ids) for e in examples]
 
 def names_of(examples): return examples.names if hasattr(examples, "names") else [e.name for e in examples]
@@ -280,6 +285,7 @@ def names_of(examples): return examples.names if hasattr(examples, "names") else
 def check_data(examples, limit: int):
     "`ValueError` for no examples, or naming those of more than `limit` tokens; media are opened only where a bound on the length does not settle it."
     if not len(examples): raise ValueError("no examples to train on: every trace was rejected; see the yield and loosen the filters or improve the teacher")
+    if blank := [e.name for e in examples if not e.response] if isinstance(examples, list) else []: raise ValueError(f"examples without a response: {_named(blank)}; leave them out")
     names, long = names_of(examples), []
     for i in (i for i, n in enumerate(lengths_of(examples)) if n > limit):
         if isinstance(e := _ready(examples, i), Example) and len(e.ids) > limit: long.append((len(e.ids), names[i]))
@@ -405,25 +411,33 @@ def _diverged(self: Tuner, step, row, bad):
     names = names_of(self.examples)
     _stop(step, row, [names[i] for i in self.order[step]], self.gather(bad), self.s)
 
-# %% ../nbs/11_sft.ipynb #4a054b15
+# %% ../nbs/11_sft.ipynb #024c0752
+@patch
+def _logprobs(self: Tuner, examples):
+    "A batch of (key, Example) and its log-probabilities."
+    batch = collate(self.coder, [e for _, e in examples]).to(self.accelerator.device)
+    with self.accelerator.autocast(): return batch, response_logprobs(self.model, self.coder, batch, [self.features(k, e) for k, e in examples])
+
 @patch
 @torch.no_grad()
 def validate(self: Tuner) -> dict: # {"val_loss", "val_loss_perception", "val_loss_reasoning"}
     "Mean losses over the validation set, without dropout."
     self.model.eval()
-    data, names, sums, bad, size = self.validation, names_of(self.validation), 0, {}, self.s.micro or self.s.batch
+    data, names, bad, size = self.validation, names_of(self.validation), {}, self.s.micro or self.s.batch
+    sums, odd = torch.zeros(6, dtype=torch.float64, device=self.accelerator.device), []
     todo = self.share(sorted(range(len(data)), key=lengths_of(data).__getitem__))
     with closing(ahead(lambda i: (i, _ready(data, i)), todo, getattr(data, "workers", 0), size)) as ready:
         for part in chunked(ready, size):
             bad |= {names[i]: e for i, e in part if not isinstance(e, Example)}
             if not (good := [(i, e) for i, e in part if isinstance(e, Example)]): continue
-            batch = collate(self.coder, [e for _, e in good]).to(self.accelerator.device)
-            with self.accelerator.autocast(): lp = response_logprobs(self.model, self.coder, batch, [self.features(("validation", i), e) for i, e in good])
-            sums = sums + _sums(lp, batch)
+            batch, lp = self._logprobs([(("validation", i), e) for i, e in good])
+            sums += _sums(lp, batch)
+            odd += _odd(lp, batch)
     self.model.train()
-    sums = sums if torch.is_tensor(sums) else torch.zeros(6, dtype=torch.float64, device=self.accelerator.device)
     _add_up(self.accelerator, [sums])
     self.leave_out(bad)
+    if not sums[3]: raise ValueError("none of the validation examples can be read; see quarantine.jsonl")
+    if odd := self.gather(odd): raise Diverged(f"the validation loss is not finite on the records {_named(odd)}; look at them, or lower lr ({self.s.lr:g})")
     return {f"val_{k}": v for k, v in _means(sums).items()}
 
 # %% ../nbs/11_sft.ipynb #894c8a10
@@ -445,17 +459,17 @@ def keep(self: Tuner, row: dict):
     self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
     if done % s.save_every == 0 or done == self.steps: self.save()
 
-# %% ../nbs/11_sft.ipynb #2d32f0e7
+# %% ../nbs/11_sft.ipynb #16241a02
 @contextmanager
 def _training(model, checkpointing):
-    "Dropout and, where asked, recomputation on; afterwards as before."
-    was, base = model.training, model.get_base_model()
+    "Dropout and, where asked, recomputation on; off afterwards."
+    base = model.get_base_model()
     model.train()
     if checkpointing: base.gradient_checkpointing_enable(dict(use_reentrant=False))
     try: yield
     finally:
         if checkpointing: base.gradient_checkpointing_disable()
-        model.train(was)
+        model.eval()
 
 # %% ../nbs/11_sft.ipynb #353b3183
 @contextmanager
