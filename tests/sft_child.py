@@ -1,4 +1,4 @@
-"""A process that fine-tunes the embedded model: python sft_child.py OUT [--steps N] [--sleep-at N] [--ranks] ..."""
+"""A process that fine-tunes the embedded model: python sft_child.py OUT MEDIA, asleep after a step if asked."""
 import argparse, time
 from dataclasses import replace
 from pathlib import Path

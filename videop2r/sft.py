@@ -23,12 +23,12 @@ from .model import hidden_states, see, token_logprobs, vision_language
 from .store import changed, digest, write_json
 from .tokens import Coder, Example, collate
 
-# %% ../nbs/11_sft.ipynb #2e4903db
+# %% ../nbs/11_sft.ipynb #e1b30ba5
 @dataclass(frozen=True)
 class SFT:
     "Settings of a fine-tuning run; `ValueError` for a number that no run can have."
     steps: int = 100
-    epochs: float = None     # instead of steps
+    epochs: float = None     # taken instead of steps where it is given
     batch: int = 16          # examples a step, over all ranks
     micro: int = None        # examples in one forward and backward pass
     bucket: int = 1          # batches whose examples are sorted by length together
@@ -51,10 +51,12 @@ class SFT:
     def __post_init__(self):
         least = dict(batch=1, micro=1, bucket=1, frames=1, limit=1, rank=1, save_every=1, validate_every=1, steps=1)
         bad = [f"{k} is {v}" for k, low in least.items() if (v := getattr(self, k)) is not None and v < low]
-        if bad or self.lr <= 0: raise ValueError(f"{', '.join(bad) or f'lr is {self.lr}'}: give a number above 0")
+        bad += [f"{k} is {v}" for k in ("lr", "epochs") if (v := getattr(self, k)) is not None and v <= 0]
+        if bad: raise ValueError(f"{', '.join(bad)}: give a number above 0")
+        if self.steps is None and self.epochs is None: raise ValueError("neither steps nor epochs: give one of them")
 
-# %% ../nbs/11_sft.ipynb #75775086
-_REAL = SFT(epochs=1, batch=16, micro=1, bucket=16, lr=1e-4, warmup=.03, pixels=128 * 28 * 28, checkpointing=True)
+# %% ../nbs/11_sft.ipynb #594a1242
+_REAL = SFT(steps=None, epochs=1, batch=16, micro=1, bucket=16, lr=1e-4, warmup=.03, pixels=128 * 28 * 28, checkpointing=True)
 _with = lambda **kw: SFT(**{**asdict(_REAL), **kw})
 
 PRESETS = {"paper": _with(rank=64, alpha=128, nf4=False), "tiny": SFT(steps=60, batch=16, bucket=4, lr=2e-3, frames=8, save_every=20, validate_every=20),
@@ -440,7 +442,7 @@ def validate(self: Tuner) -> dict: # {"val_loss", "val_loss_perception", "val_lo
     if odd := self.gather(odd): raise Diverged(f"the validation loss is not finite on the records {_named(odd)}; look at them, or lower lr ({self.s.lr:g})")
     return {f"val_{k}": v for k, v in _means(sums).items()}
 
-# %% ../nbs/11_sft.ipynb #894c8a10
+# %% ../nbs/11_sft.ipynb #b55fcbc6
 @patch
 def keep(self: Tuner, row: dict):
     "What is due after a step: a look at the validation set, a row, a word on a loss that rises, a checkpoint."
@@ -451,7 +453,7 @@ def keep(self: Tuner, row: dict):
             self.best = dict(step=row["step"], val_loss=row["val_loss"])
             if self.out and self.main: save_adapter(self.model, self.out / "best")
     self.rows.append(row)
-    if rising([r["loss"] for r in self.rows]) and not any("note" in r for r in self.rows[-100:]):
+    if rising([r["loss"] for r in self.rows[-80:]]) and not any("note" in r for r in self.rows[-100:]):
         names = names_of(self.examples)
         row["note"] = f"step {row['step']}: the loss has been rising for 80 steps; this batch holds the records {_named([names[i] for i in self.order[row['step']]])}; lower lr ({s.lr:g}), or look at these records"
         warnings.warn(row["note"])
