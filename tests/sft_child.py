@@ -20,7 +20,7 @@ def data(folder, n=14):
     for e, r in zip(examples, kept): e.response = coder.ids(gold(from_record(r))) + [coder.eos]
     return coder, examples
 
-def model_of(coder, s=SETTINGS): return add_lora(load(SAMPLES / "base"), coder.family, 4, 8, s.dropout, seed=s.seed)
+def model_of(coder, s=SETTINGS): return add_lora(load(SAMPLES / "base", device="cpu"), coder.family, 4, 8, s.dropout, seed=s.seed)
 
 def weights(model): return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 

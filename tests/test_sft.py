@@ -30,7 +30,7 @@ def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for 
 def timeless(rows): return [{k: v for k, v in r.items() if k not in ("seconds", "tokens_per_second", "memory_gb")} for r in rows]
 def lines(path): return [json.loads(l) for l in Path(path).read_text().splitlines()]
 
-def child(*args, **kw): return subprocess.Popen([*CHILD, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **kw})
+def child(*args, **kw): return subprocess.Popen([*CHILD, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "true", **kw})
 
 def sleeping(out, media, at):
     "A child that has fallen asleep after a step."
@@ -103,7 +103,7 @@ def test_two_gloo_processes_give_one_process_s_weights(world, media, tmp_path):
     coder, examples = world
     port, two = random.randrange(20000, 40000), []
     for rank in range(2):
-        env = dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
+        env = dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
         two.append(child(tmp_path / "run", media, "--dropout", 0, "--save", tmp_path / "weights", **env))
     said = [p.communicate(timeout=120)[0] for p in two]
     assert [p.returncode for p in two] == [0, 0], "\n".join(said)
@@ -157,7 +157,7 @@ def test_the_loss_comes_back_from_what_was_saved(world, whole):
     from videop2r.model import load_adapter
     from videop2r.sft import Tuner
     coder, examples = world
-    model = load_adapter(load(SAMPLES / "base"), whole[0] / "best", "policy", trainable=True)
+    model = load_adapter(load(SAMPLES / "base", device="cpu"), whole[0] / "best", "policy", trainable=True)
     seen = Tuner(model, coder, examples[:10], SETTINGS, validation=examples[10:])
     best = min((r for r in whole[1] if "val_loss" in r), key=lambda r: r["val_loss"])
     assert abs(seen.validate()["val_loss"] - best["val_loss"]) < 1e-6
