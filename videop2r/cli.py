@@ -99,6 +99,21 @@ def _generate(a):
     from videop2r.funnel import write_funnel
     print(f"\nkept: {a.out}/kept.jsonl and {a.out}/sft.part*.json.gz, the report: {write_funnel(a.out)}")
 
+# %% ../nbs/22_cli.ipynb #dfd6cc8b
+_SET = ("steps", "epochs", "batch", "micro", "lr", "frames", "pixels", "rank", "limit", "seed", "save_every", "validate_every")
+
+def _sft(a):
+    from dataclasses import replace
+    from accelerate import PartialState
+    from videop2r.finetune import prompt_of, run_sft
+    from videop2r.sft import PRESETS
+    given = {k: getattr(a, k) for k in _SET if getattr(a, k) is not None}
+    if a.steps and not a.epochs: given["epochs"] = None
+    found = run_sft(a.records, a.media, a.model, a.out, replace(PRESETS[a.preset], **given), a.resume, a.track, validation=a.validation,
+                    agnostic=a.agnostic, prompt=prompt_of(a.prompt, a.agnostic), workers=a.workers, cache=a.cache)
+    if not PartialState().is_main_process: return
+    print(found._repr_markdown_() + f"\n\nadapter: {a.out}/last" + (f", lowest validation loss: {a.out}/best" if found.best else ""))
+
 # %% ../nbs/22_cli.ipynb #477513c2
 def gigabytes(text):
     "`24GB`, `24 GB` or `24` as a number."
@@ -142,7 +157,18 @@ _GENERATE = [("--records", dict(required=True, nargs="+", help="questions: .json
     ("--evidence", dict(action="store_true", help="an observation that states the answer earns a No")), ("--max-failures", dict(type=float, default=.5, help="share of the last hundred at which to stop")),
     ("--accept", dict(type=lambda t: t.split(","), default=(), help="settings that may differ from the folder's"))]
 
-# %% ../nbs/22_cli.ipynb #bd274639
+# %% ../nbs/22_cli.ipynb #2ff696df
+_RUN = [("--records", dict(required=True, nargs="+", help=".jsonl, .json, either with .gz, or a folder of parts")), ("--media", dict(required=True, help=_MEDIA)),
+    ("--model", dict(required=True, help="the base: a folder or hub name")), ("--out", dict(required=True, help="folder of the run; the same command goes on where it stopped")),
+    ("--preset", dict(default="24gb", choices=("paper", "tiny", "12gb", "16gb", "24gb", "48gb", "80gb"), help="the paper's settings, or those for a card's memory")),
+    ("--resume", dict(action="store_true", help="insist that the folder holds a checkpoint to go on from")), ("--track", dict(choices=("tensorboard", "trackio", "wandb"), help="beside metrics.jsonl")),
+    ("--prompt", dict(help="file with the instruction; 'short' for the embedded models"))]
+
+_SFT = [*_RUN, ("--validation", dict(nargs="+", help="records with traces, to measure the loss on")), ("--agnostic", dict(action="store_true", help="learn the reasoning alone, without observations")),
+    ("--workers", dict(type=int, default=2, help="threads that read media")), ("--cache", dict(help="folder for decoded frames")), ("--lr", dict(type=float, help="highest learning rate")),
+    ("--epochs", dict(type=float)), *((f"--{k.replace('_', '-')}", dict(type=int)) for k in _SET if k not in ("epochs", "lr"))]
+
+# %% ../nbs/22_cli.ipynb #03ca7732
 _COMMANDS = dict(
     demo=(_demo, "the whole pipeline in small, with a report", [
         ("--preset", dict(default="default", help="smoke (a minute) or default (ten)")), ("--out", dict(help="folder of the run; runs/<preset>-seed<seed> unless given")),
@@ -153,6 +179,7 @@ _COMMANDS = dict(
         ("--group", dict(type=int, default=8, help="rollouts a prompt")), ("--completion", dict(type=int, default=768, help="most new tokens"))]),
     data=(_DATA, "records and media of a set: look, check, count, cut, convert, audit", []),
     generate=(_generate, "write, check and judge traces with a teacher and a judge", _GENERATE),
+    sft=(_sft, "fine-tune a LoRA adapter on traces", _SFT),
     ask=(_ask, "ask a checkpoint about a video or an image", [("checkpoint", dict(help="folder or hub name")), ("file", {}), ("question", {}),
         ("--frames", dict(type=int, default=8))]),
     report=(_report, "draw report.html again from a run's report.json", [("dir", dict(help="folder of the run"))]))
