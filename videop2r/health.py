@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SYMPTOMS', 'Symptom', 'Health', 'health']
 
-# %% ../nbs/15b_health.ipynb #4641c0dd
+# %% ../nbs/15b_health.ipynb #ef28587d
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from .rewards import PROCESSES
 
@@ -72,11 +72,11 @@ SYMPTOMS = {
     "empty responses": (_empty, "A response has at least its end token; the sampler that made these is at fault."),
 }
 
-# %% ../nbs/15b_health.ipynb #5ca75dd2
+# %% ../nbs/15b_health.ipynb #41c4ae11
 @dataclass
 class Health:
     "What a run's rows say; shows itself as a panel."
-    rows: list
+    rows: list = field(repr=False)
     window: int = 10 # steps that are looked at; earlier ones are what they are compared with
 
     @property

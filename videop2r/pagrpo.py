@@ -79,14 +79,14 @@ class Team:
         size = size or max(1, -(-len(indices) // self.size))
         return [(j, indices[lo:lo + size]) for j, lo in enumerate(range(0, len(indices), size)) if j % self.size == self.rank]
 
-# %% ../nbs/16_pagrpo.ipynb #42005629
+# %% ../nbs/16_pagrpo.ipynb #81f6e1bb
 class NotFinite(ValueError):
     "A number that would poison the weights."
 
 def totals(team: Team, r: Rollout) -> dict:
     "Responses and tokens of a step over all machines; `mean_tokens` counts a token of both processes twice."
     n = [0.] * 4 if r is None else [len(r.ids), r.mask.sum().item(), *r.masks.sum((0, 2)).tolist()]
-    n = team.sum(torch.tensor(n, dtype=torch.float64 if team.a.device.type != "mps" else torch.float32, device=team.a.device)).tolist()
+    n = team.sum(torch.tensor(n, dtype=torch.float64, device=team.a.device)).tolist()
     return dict(responses=n[0], tokens=max(1., n[1]), own=[max(1., x) for x in n[2:]], mean_tokens=(n[2] + n[3]) / max(1., n[0]))
 
 def _per_process(values, own, of):
@@ -130,7 +130,7 @@ def sum_gradients(params: list, team: Team):
     flat = team.sum(torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float() for p in params]))
     for p, g in zip(params, flat.split([p.numel() for p in params])): p.grad = g.view_as(p).to(p.dtype)
 
-# %% ../nbs/16_pagrpo.ipynb #b994c286
+# %% ../nbs/16_pagrpo.ipynb #75c273b2
 def _spread(x):
     "Unbiased deviation of known rewards, (p, g, k) -> (p, k)."
     known = (~x.isnan()).sum(1)
@@ -138,27 +138,26 @@ def _spread(x):
 
 def _facts(r: Rollout) -> dict:
     "What a row is made of, a line for each response or group."
-    asked = torch.tensor([v is not None for v in r.verdicts])
-    own = r.masks & ~r.masks.flip(1)
-    total = r.table.total()
+    own, total, of = r.masks & ~r.masks.flip(1), r.table.total(), lambda f: torch.tensor([float(v is not None and f(v)) for v in r.verdicts])
     return dict(accuracy=r.table.accuracy, format=r.table.format, length=r.table.length, reward=total, tokens=r.masks.sum(-1).float(), response=r.mask.sum(1).float().cpu(),
-                spans=own.any(-1).all(1).float(), truncated=r.truncated.float().cpu(), asked=asked.float(), missing=torch.tensor([v is not None and v.yes is None for v in r.verdicts]).float(),
+                spans=own.any(-1).all(1).float(), truncated=r.truncated.float().cpu(), asked=of(lambda v: True), missing=of(lambda v: v.yes is None), cost=of(lambda v: v.cost),
                 flat=r.flat.float(), spread=_spread(rearrange(total, "(p g) k -> p g k", g=r.g)))
 
+# %% ../nbs/16_pagrpo.ipynb #ad2e3d79
 def _summary(f: dict) -> dict:
     out = {}
     for k, p in enumerate(PROCESSES):
         for c in ("accuracy", "format", "length", "reward"): out[f"{c}_{p}"] = f[c][:, k].nanmean().item()
         out |= {f"tokens_{p}": f["tokens"][:, k].mean().item(), f"coverage_{p}": (f["tokens"][:, k].sum() / f["response"].sum().clamp(min=1)).item(),
                 f"reward_std_{p}": f["spread"][:, k].mean().item(), f"zero_variance_{p}": f["flat"][:, k].mean().item()}
-    return dict(out, two_spans=f["spans"].mean().item(), truncated=f["truncated"].mean().item(), asked=int(f["asked"].sum()), missing_verdicts=int(f["missing"].sum()),
+    return dict(out, two_spans=f["spans"].mean().item(), truncated=f["truncated"].mean().item(), asked=int(f["asked"].sum()), missing_verdicts=int(f["missing"].sum()), dollars=f["cost"].sum().item(),
                 groups=len(f["flat"]), empty=int((f["response"] == 0).sum()))
 
 def describe(r: Rollout) -> dict:
     "Metrics of a step's rollouts, per process."
     return _summary(_facts(r))
 
-# %% ../nbs/16_pagrpo.ipynb #93ba2ed6
+# %% ../nbs/16_pagrpo.ipynb #8245271e
 def sift(records, how: str): # good indices, quarantine
     "Records whose truth can be read, and those where it cannot."
     good, bad = [], []
@@ -168,6 +167,7 @@ def sift(records, how: str): # good indices, quarantine
         else: good.append(i)
     return good, bad
 
+# %% ../nbs/16_pagrpo.ipynb #d8616727
 class Loaded:
     "Prompts that stand in memory."
     def __init__(self, records, prompts, features, how):
@@ -186,7 +186,7 @@ class Media:
         prompts, records, bad = to_prompts(self.coder, [self.records[i] for i in indices], self.media, **self.how)
         with torch.no_grad(): return records, prompts, see(self.model, [p.visual for p in prompts]), bad
 
-# %% ../nbs/16_pagrpo.ipynb #3f8b386e
+# %% ../nbs/16_pagrpo.ipynb #b7849146
 FREE = ("steps", "save_every", "micro", "rows", "recompute", "workers", "patience", "max_drift", "give_up", "trackers") # may change on the way
 
 def _state(model): return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
@@ -203,7 +203,7 @@ def _save(path, model, optimizer, rows, told):
 
 def _restore(path, model, optimizer, told):
     if not Path(path).exists(): return []
-    state, named = torch.load(path, weights_only=True), dict(model.named_parameters())
+    state, named = torch.load(path, weights_only=True, map_location="cpu"), dict(model.named_parameters())
     if other := [f"{k} was {state['told'].get(k)!r}, is {v!r}" for k, v in told.items() if state["told"].get(k) != v]:
         raise ValueError(f"{path}: the run there has other settings: {'; '.join(other)}; give these again, or another folder")
     with torch.no_grad():
@@ -211,7 +211,7 @@ def _restore(path, model, optimizer, told):
     optimizer.load_state_dict(state["optimizer"])
     return state["rows"]
 
-# %% ../nbs/16_pagrpo.ipynb #83548866
+# %% ../nbs/16_pagrpo.ipynb #ef81b28f
 _CARD = """# A policy adapter of videop2r
 
 Trained by {credit} (credit matrix) for {steps} steps of {prompts} prompts and {g} responses. Rewards of the last step: perception {p:.3f}, reasoning {r:.3f}. It has not been evaluated.
@@ -223,12 +223,13 @@ Settings: `{settings}`
 
 def _publish(model, folder, s: RL, rows):
     "Write the policy as a PEFT adapter, whole or not at all."
-    tmp, folder = folder.with_suffix(".tmp"), Path(folder)
+    tmp = folder.with_suffix(".tmp")
     model.save_pretrained(str(tmp), selected_adapters=["policy"])
     text = _CARD.format(credit=s.recipe.credit, steps=len(rows), prompts=s.prompts, g=s.g, p=rows[-1]["reward_perception"], r=rows[-1]["reward_reasoning"], settings=json.dumps(asdict(s)))
     (tmp / "policy" / "README.md").write_text(text)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(tmp, folder)
+    for old in (folder,) if folder.exists() else (): shutil.rmtree(old)
+    os.replace(tmp / "policy", folder)
+    shutil.rmtree(tmp)
 
 def _worth(rows): return sum(sum(row.get(f"reward_{p}", math.nan) for p in PROCESSES) for row in rows) / len(rows)
 
@@ -237,7 +238,7 @@ def _is_best(rows, n):
     before = [_worth(rows[i:i + n]) for i in range(0, len(rows) - n, n)]
     return len(rows) % n == 0 and all(not _worth(rows[-n:]) <= b for b in before)
 
-# %% ../nbs/16_pagrpo.ipynb #b2df2e49
+# %% ../nbs/16_pagrpo.ipynb #c3caeb11
 def _stream(n, seed):
     "Indices of prompts without end: epochs, each shuffled."
     rng = random.Random(seed)
@@ -252,19 +253,30 @@ class Loop:
         self.team, self.params = Team(self.device, s.trackers, out), [p for p in model.parameters() if p.requires_grad]
         self.optimizer, self.told = torch.optim.AdamW(self.params, lr=s.lr, weight_decay=0.), _told(s, data.records)
         self.rows = _restore(out / "state.pt", model, self.optimizer, self.told) if out else []
-        self.drawn, self.bad, self.whole = self.rows[-1]["drawn"] if self.rows else 0, list(data.bad), True
+        self.drawn, self.bad, self.whole = self.rows[-1]["drawn"] if self.rows else 0, [], True
         self.stream = islice(_stream(len(data.records), s.seed), self.drawn, None)
         if out and self.team.main: self._open()
+        self.set_apart(data.bad)
 
-# %% ../nbs/16_pagrpo.ipynb #348edb86
+# %% ../nbs/16_pagrpo.ipynb #3c642267
 @patch
 def _open(self: Loop):
     "Files of the run; rows after the last checkpoint are forgotten, since they will be made again."
     self.out.mkdir(parents=True, exist_ok=True)
     (self.out / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in self.rows))
+    if self.rows: self.bad = Journal(self.out / "quarantine.jsonl").rows
+    else: (self.out / "quarantine.jsonl").unlink(missing_ok=True)
     (self.out / "settings.json").write_text(json.dumps(asdict(self.s), indent=1))
     if self.s.trackers: self.team.a.init_trackers("videop2r", config={k: v if isinstance(v, (int, float, str)) else str(v) for k, v in asdict(self.s).items()})
 
+@patch
+def set_apart(self: Loop, found: list):
+    "Put records into quarantine, each once."
+    new = [b for b in found if b["where"] not in {x["where"] for x in self.bad}]
+    self.bad += new
+    if new and self.out and self.team.main: Journal(self.out / "quarantine.jsonl").add(*new)
+
+# %% ../nbs/16_pagrpo.ipynb #929af3a6
 @patch
 def note(self: Loop, row: dict):
     "Append a row to the file and to the trackers."
@@ -280,7 +292,7 @@ def save(self: Loop):
     _publish(self.model, self.out / "last", self.s, self.rows)
     if _is_best(self.rows, self.s.save_every): _publish(self.model, self.out / "best", self.s, self.rows)
 
-# %% ../nbs/16_pagrpo.ipynb #c2050526
+# %% ../nbs/16_pagrpo.ipynb #bfae3535
 @patch
 def _collect(self: Loop, step, turn, n):  # (Rollout or None, prompts, features)
     "This machine's part of n further prompts."
@@ -288,14 +300,21 @@ def _collect(self: Loop, step, turn, n):  # (Rollout or None, prompts, features)
     mine = self.team.share(drawn, s.slices)
     seeds = [torch.Generator(self.device).manual_seed(s.seed * 1_000_003 + step + 97_003_391 * (j + 1009 * turn)) for j, _ in mine]
     records, prompts, features, bad = self.data.get([i for _, part in mine for i in part])
-    self.drawn, self.bad = self.drawn + n, self.bad + self.team.gather(bad)
+    self.drawn += n
+    self.set_apart(self.team.gather(bad))
     if not prompts: return None, [], []
-    given = (s.g, s.recipe, s.limit, s.temperature, seeds, s.reference if s.beta else False, s.top_p, max(len(part) for _, part in mine), s.workers, s.patience)
-    try: return collect(self.model, self.coder, records, prompts, features, self.judge, *given), prompts, features
+    return self._ask(step, records, prompts, features, seeds, max(len(part) for _, part in mine)), prompts, features
+
+@patch
+def _ask(self: Loop, step, records, prompts, features, seeds, slices):
+    s = self.s
+    given = (s.g, s.recipe, s.limit, s.temperature, seeds, s.reference if s.beta else False, s.top_p, slices, s.workers, s.patience)
+    try: return collect(self.model, self.coder, records, prompts, features, self.judge, *given)
     except RuntimeError as e:
         if "probability tensor" not in str(e): raise
         raise NotFinite(f"step {step}: the policy's probabilities are not finite; lower the learning rate ({s.lr}) and go on from the last checkpoint") from e
 
+# %% ../nbs/16_pagrpo.ipynb #fa1dfd91
 @patch
 def _rounds(self: Loop, step):  # (Rollout or None, prompts, features, groups dropped)
     "Rounds of prompts until the step has as many groups as wanted, each with something to learn."
@@ -331,7 +350,7 @@ def _added(parts):
     for m in parts: out.update({k: out.get(k, 0.) + v for k, v in m.items()})
     return out
 
-# %% ../nbs/16_pagrpo.ipynb #56ecca5f
+# %% ../nbs/16_pagrpo.ipynb #bae490a2
 @patch
 def step(self: Loop, step: int):  # (row, Rollout: this machine's part, None where it has none)
     "One step: rollouts, update, metrics."
@@ -348,7 +367,7 @@ def step(self: Loop, step: int):  # (row, Rollout: this machine's part, None whe
             self.optimizer.zero_grad(set_to_none=True)
     found = self.team.gather([] if r is None else [_facts(r)])
     facts = _summary({k: torch.cat([f[k] for f in found]) for k in found[0]}) if found else {}
-    spent = {f"seconds_{k}": v for k, v in (dict(r.seconds) if r else {} | seconds).items()} | {f"seconds_{k}": v for k, v in seconds.items()}
+    spent = {f"seconds_{k}": v for k, v in {**(r.seconds if r else {}), **seconds}.items()}
     row = dict(step=step, **facts, **metrics, **spent, drawn=self.drawn, dropped=dropped, quarantined=len(self.bad), **({"skipped": fault} if fault else {}))
     self.rows.append(row)
     self.whole = True
@@ -369,7 +388,7 @@ def check(self: Loop, r):
         why = next((v.reason for v in (r.verdicts if r else []) if v and v.yes is None), "")
         raise RuntimeError(f"{since}: the judge gave no verdict, so perception was not trained ({why}); mend the judge and go on from the last checkpoint")
 
-# %% ../nbs/16_pagrpo.ipynb #d9953c5b
+# %% ../nbs/16_pagrpo.ipynb #33b35be5
 def _run(loop: Loop, quiet, label, hook):
     s = loop.s
     bar = tqdm(range(len(loop.rows), s.steps), initial=len(loop.rows), total=s.steps, desc=label, disable=quiet or not loop.team.main)
@@ -387,7 +406,6 @@ def _run(loop: Loop, quiet, label, hook):
 
 def _list_bad(loop):
     named = "; ".join(f"{b['where']}: {b['reason']}" for b in loop.bad[:3])
-    if loop.bad and loop.out and loop.team.main: (loop.out / "quarantine.jsonl").write_text("".join(json.dumps(b) + "\n" for b in loop.bad))
     if loop.bad: warnings.warn(f"{len(loop.bad)} records were left out: {named}")
 
 # %% ../nbs/16_pagrpo.ipynb #726c7788
@@ -469,7 +487,7 @@ def _judge(spec, model, coder, workers, **kw): # Judge, workers
     remote = "openai:" in spec or "anthropic:" in spec
     return judge_of(spec, **kw), workers or (16 if remote and "base" not in spec else 0)
 
-# %% ../nbs/16_pagrpo.ipynb #8571bd29
+# %% ../nbs/16_pagrpo.ipynb #e197af09
 @dataclass
 class Result:
     "A finished run."
@@ -481,7 +499,7 @@ class Result:
         last = self.rows[-1]
         line = "\n".join(f"| {p} | " + " | ".join(f"{last.get(f'{k}_{p}', math.nan):.3f}" for k in ("accuracy", "format", "length", "reward")) + " |" for p in PROCESSES)
         bad = "".join(f"\n- left out: {b['where']}: {b['reason']}" for b in self.quarantine)
-        return f"{len(self.rows)} steps, adapters in `{self.out}/last` and `{self.out}/best`\n\n| last step | accuracy | format | length | reward |\n|---|--:|--:|--:|--:|\n{line}\n\n{Health(self.rows)._repr_markdown_()}{bad}"
+        return f"{len(self.rows)} steps, adapters in `{self.out}/last`, and in `{self.out}/best` once there was a checkpoint\n\n| last step | accuracy | format | length | reward |\n|---|--:|--:|--:|--:|\n{line}\n\n{Health(self.rows)._repr_markdown_()}{bad}"
 
 def _records(records): return list(read_records(records)) if isinstance(records, (str, Path)) or (records and isinstance(records[0], (str, Path))) else list(records)
 

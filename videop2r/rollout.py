@@ -27,7 +27,9 @@ from .scoring import RULES, score_record
 from .shared import group_states
 from .tokens import Coder, collate, segment_masks
 
-# %% ../nbs/15_rollout.ipynb #b64d77f0
+# %% ../nbs/15_rollout.ipynb #56d8360d
+_NAMES = dict(credit=CREDIT, advantage=ADVANTAGES, weights=("process", "response", "batch"), form=FORMATS, how=RULES, owner=("both", "reasoning", "nobody"), overlong=("keep", "mask"))
+
 @dataclass(frozen=True)
 class Recipe:
     "From responses to token advantages; `ValueError` for an unknown name."
@@ -50,8 +52,6 @@ class Recipe:
     def __post_init__(self):
         for name, known in _NAMES.items():
             if (value := getattr(self, name)) not in known: raise ValueError(f"recipe: {name} is {value!r}; use one of {', '.join(known)}")
-
-_NAMES = dict(credit=CREDIT, advantage=ADVANTAGES, weights=("process", "response", "batch"), form=FORMATS, how=RULES, owner=("both", "reasoning", "nobody"), overlong=("keep", "mask"))
 
 # %% ../nbs/15_rollout.ipynb #c824d09a
 @dataclass
@@ -101,7 +101,7 @@ def take(r: Rollout, groups: list) -> Rollout:
     by_group = dict(records=[r.records[i] for i in groups], flat=None if r.flat is None else r.flat[groups])
     return replace(r, **by_group, **{f.name: _pick(getattr(r, f.name), groups, r.g) for f in fields(Rollout) if f.name not in ("records", "flat", "g", "seconds")})
 
-# %% ../nbs/15_rollout.ipynb #275ada42
+# %% ../nbs/15_rollout.ipynb #246de69b
 def _answer(judge, future, record, observation):
     try: future.set_result(judge(record, observation))
     except Exception as e: future.set_exception(e) # raised where the verdict is wanted
@@ -110,6 +110,7 @@ def _wait(future, until, patience):
     try: return future.result(max(0., until - time.monotonic()))
     except TimeoutError: return Verdict(None, f"the judge did not answer within {patience:g} s")
 
+# %% ../nbs/15_rollout.ipynb #17194c39
 class Asking:
     "Judge calls under way, in threads or not; verdicts come in the order of the questions."
     def __init__(self, judge, workers: int = 0, patience: float = 600.):
