@@ -1,0 +1,63 @@
+"What the tests of the loop share, and what runs in processes of its own: `run OUT`, `grads OUT`."
+import sys, tempfile, time
+from dataclasses import replace
+from pathlib import Path
+import torch
+from videop2r.cot import SHORT
+from videop2r.generate import to_prompts
+from videop2r.judge import ORACLE
+from videop2r.model import add_lora, load, load_adapter, see
+from videop2r.pagrpo import RL, Team, _state, backward, sum_gradients, totals, train_rl
+from videop2r.rewards import Bounds
+from videop2r.rollout import Recipe, assign, collect, take
+from videop2r.tokens import Coder
+from videop2r.world import make_records, samples
+
+SAMPLES = samples(Path(__file__).parent.parent / "data_samples")
+RECIPE = Recipe(bounds=Bounds((10, 40), (10, 30)), how="lenient")
+
+def settings(**kw): return RL(**{"recipe": RECIPE, "steps": 2, "prompts": 4, "g": 4, "limit": 48, "lr": 1e-3, "warmup": 1, "slices": 2, **kw})
+
+def prepared(folder, n=6):
+    "(coder, records, prompts, features)"
+    coder = Coder.load(SAMPLES / "teacher")
+    prompts, records, _ = to_prompts(coder, list(make_records(folder, n, "rl")), folder, SHORT, 8)
+    with torch.no_grad(): return coder, records, prompts, see(load(SAMPLES / "teacher"), [p.visual for p in prompts])
+
+def fresh():
+    "The teacher with a policy adapter that differs from its reference."
+    coder = Coder.load(SAMPLES / "teacher")
+    m = add_lora(load(SAMPLES / "teacher"), coder.family, rank=4)
+    with tempfile.TemporaryDirectory() as tmp:
+        m.save_pretrained(tmp, selected_adapters=["policy"])
+        m = load_adapter(m, f"{tmp}/policy", "reference")
+    g = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for n, p in m.named_parameters():
+            if p.requires_grad: p.add_(torch.randn(p.shape, generator=g) * .01)
+    return m
+
+def run(out, slow=0.):
+    "A whole small run; `slow` seconds a step leave time to kill it."
+    coder, records, prompts, features = prepared(tempfile.mkdtemp())
+    model, s = fresh(), settings(steps=2 if not slow else 5, save_every=2)
+    train_rl(model, coder, records, prompts, features, ORACLE, s, out, quiet=True, hook=lambda *a: time.sleep(slow))
+    if Team().main: torch.save(_state(model), Path(out) / "weights.pt")
+
+def grads(out):
+    "The gradient of stored rollouts, shared between processes: groups of uneven number and length."
+    coder, records, prompts, features = prepared(tempfile.mkdtemp())
+    model, team, gradients = fresh(), Team(), {}
+    r = collect(model, coder, records[:5], prompts[:5], features[:5], ORACLE, 4, RECIPE, 48, generator=torch.Generator().manual_seed(1))
+    for weights in ("process", "response", "batch"):
+        mine, s = [i for _, part in team.share(list(range(5)), 1) for i in part], settings()
+        part = take(r, mine)
+        of = totals(team, part)
+        part, params = assign(part, replace(RECIPE, weights=weights), of["mean_tokens"]), [p for p in model.parameters() if p.requires_grad]
+        model.zero_grad()
+        backward(model, coder, [prompts[i] for i in mine], [features[i] for i in mine], part, s, of)
+        sum_gradients(params, team)
+        gradients[weights] = torch.cat([p.grad.flatten() for p in params])
+    if team.main: torch.save(gradients, out)
+
+if __name__ == "__main__": {"run": run, "slow": lambda out: run(out, .4), "grads": grads}[sys.argv[1]](sys.argv[2])

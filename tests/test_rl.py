@@ -1,0 +1,296 @@
+"Rollouts, the loop on one and two processes, resume after a kill, and bad input that must not be trained on."
+import json, os, signal, subprocess, sys, time, warnings
+from dataclasses import replace
+from pathlib import Path
+import pytest, torch
+from loopback import serve
+from rl_child import RECIPE, fresh, prepared, settings
+from videop2r import pagrpo
+from videop2r.advantages import findings
+from videop2r.health import health
+from videop2r.judge import ORACLE, Judge, Verdict, chat_judge
+from videop2r.model import hidden_states, token_logprobs
+from videop2r.pagrpo import PRESETS, RECIPES, Loaded, Loop, NotFinite, Team, _state, backward, describe, preset_of, run_rl, train_rl
+from videop2r.remote import OpenAIChat
+from videop2r.rollout import assign, collect, join, shuffled, take
+from videop2r.tokens import collate
+
+torch.set_num_threads(1)
+CHILD = Path(__file__).parent / "rl_child.py"
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHILD.parent.parent)}
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory): return prepared(tmp_path_factory.mktemp("media"))
+
+@pytest.fixture
+def model(): return fresh()
+
+def rollout(given, model, judge=ORACLE, recipe=RECIPE, n=3, g=4, **kw):
+    coder, records, prompts, features = given
+    return collect(model, coder, records[:n], prompts[:n], features[:n], judge, g, recipe, **{"limit": 48, "generator": torch.Generator().manual_seed(3), **kw})
+
+def child(*args, ranks=1, port=29531):
+    "Run the child script in one process or several; returns when all have ended well."
+    shared = dict(ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks))
+    env = [ENV if ranks == 1 else {**ENV, **shared, "RANK": str(k), "LOCAL_RANK": str(k)} for k in range(ranks)]
+    ps = [subprocess.Popen([sys.executable, str(CHILD), *map(str, args)], env=e, stderr=subprocess.PIPE, text=True) for e in env]
+    said = [p.communicate(timeout=180)[1] for p in ps]
+    assert not any(p.returncode for p in ps), "\n".join(said)
+
+# ---- what the loss gets
+
+@pytest.mark.parametrize("temperature, top_p", ((1., 1.), (.7, .5), (1.3, .9)))
+def test_old_logprobs_are_those_of_the_whole_distribution(given, model, temperature, top_p):
+    coder, records, prompts, features = given
+    r = rollout(given, model, temperature=temperature, top_p=top_p)
+    examples = [replace(p, response=row[m].tolist()) for p, row, m in zip([p for p in prompts[:3] for _ in range(4)], r.ids, r.mask)]
+    batch = collate(coder, examples)
+    with torch.no_grad(): plain = token_logprobs(model, hidden_states(model, batch, [f for f in features[:3] for _ in range(4)]), batch.response, batch.response_mask, coder, temperature)[0]
+    assert (plain - r.old).abs().max() < 1e-4
+
+def test_a_missing_verdict_leaves_out_its_rollout_and_no_other(given, model):
+    "The mean, deviation and gradient are those of the group without that rollout."
+    r = rollout(given, model, n=1, g=6)
+    lost = [None if v is None else v if i != 2 else Verdict(None, "busy") for i, v in enumerate(r.verdicts)]
+    r.table.accuracy[:, 0] = torch.tensor([1., 0., float("nan"), 1., 0., 1.])
+    r.table.format[:, 0], r.table.length[:, 0] = 1., 0.
+    got, known = assign(replace(r, verdicts=lost), RECIPE), torch.tensor([2., 1., 2., 1., 2.])
+    assert torch.allclose(got.advantage[[0, 1, 3, 4, 5], 0], (known - known.mean()) / (known.std() + 1e-4), atol=1e-5)
+    own = got.masks[2, 0] & ~got.masks[2, 1]
+    assert (got.weights[2][own] == 0).all() and describe(got)["missing_verdicts"] == 1 and (got.weights[2][got.masks[2, 1] & ~own] > 0).all()
+
+def test_truncated_responses_are_counted_and_masked_where_wanted(given, model):
+    cut = dict(limit=16)
+    keep, mask = rollout(given, model, **cut), rollout(given, model, recipe=replace(RECIPE, overlong="mask"), **cut)
+    assert keep.truncated.all() and describe(keep)["truncated"] == 1. and keep.weights.sum() > 0
+    assert mask.weights.sum() == 0 and torch.equal(mask.advantage, keep.advantage)
+
+@pytest.mark.parametrize("recipe", (dict(form="video-r1"), dict(advantage="dr_grpo"), dict(advantage="rloo"), dict(advantage="dapo"), dict(owner="reasoning"), dict(owner="nobody"),
+                                    dict(tags=False), dict(weights="batch"), dict(weights="response"), dict(missing=0.), dict(accuracy=.5, format=0., length=0.), dict(credit="no_separation")))
+def test_every_switch_trains(given, model, recipe):
+    r = rollout(given, model, recipe=replace(RECIPE, **recipe))
+    metrics = backward(model, given[0], given[2][:3], given[3][:3], r, settings())
+    assert all(map(torch.isfinite, map(torch.tensor, metrics.values()))) and (r.advantages[~r.mask] == 0).all()
+
+def test_shuffled_frames_earn_video_r1s_bonus(given, model):
+    coder, records, prompts, _ = given
+    videos = [i for i, p in enumerate(prompts) if p.visual.kind == "video"][:2]
+    v = prompts[videos[0]].visual
+    still = replace(v, kind="image")
+    assert shuffled(still, coder.family) is still
+    mixed = shuffled(v, coder.family, torch.Generator().manual_seed(1))
+    assert not torch.equal(mixed.patches, v.patches) and torch.equal(mixed.patches.flatten().sort()[0], v.patches.flatten().sort()[0])
+    r = rollout(given, model, recipe=replace(RECIPE, credit="grpo", shuffled=2), n=4)
+    assert set(r.extra.unique().tolist()) <= {0., torch.tensor(.3).item()} and torch.equal(r.table.total()[:, 1] - r.extra, (r.table.accuracy + r.table.format + r.table.length)[:, 1])
+
+def test_rollouts_are_cut_and_joined_by_groups(given, model):
+    r = rollout(given, model)
+    again = assign(join([take(r, [0]), take(r, [1, 2])]), RECIPE)
+    assert again.texts == r.texts and torch.equal(again.advantages, r.advantages) and again.records == r.records
+    assert take(r, [2]).texts == r.texts[8:]
+
+# ---- judges
+
+def test_verdicts_do_not_depend_on_threads(given, model):
+    def moody(record, observation):
+        time.sleep(len(observation) % 7 / 200)
+        return Verdict(len(observation) % 3 > 0, observation)
+    one, many = (rollout(given, model, Judge(moody), slices=1, workers=n) for n in (0, 6))
+    assert one.texts == many.texts and one.verdicts == many.verdicts and torch.equal(one.advantages, many.advantages)
+
+def test_a_judge_that_hangs_is_not_waited_for(given, model):
+    start = time.time()
+    r = rollout(given, model, Judge(lambda *a: time.sleep(30)), workers=2, patience=.2)
+    asked = [v for v in r.verdicts if v]
+    assert time.time() - start < 15 and asked and all(v.yes is None and "within 0.2 s" in v.reason for v in asked)
+
+def test_an_error_of_a_judge_is_not_swallowed(given, model):
+    def broken(record, observation): raise KeyError("a fault of the judge's code")
+    for workers in (0, 2):
+        with pytest.raises(KeyError, match="fault"): rollout(given, model, Judge(broken), workers=workers)
+
+def test_a_judge_behind_a_server_is_asked_meanwhile(given, model):
+    def answer(body):
+        time.sleep(.3)
+        return "It says so.\n<judgement>Yes</judgement>"
+    with serve(answer) as s: r = rollout(given, model, chat_judge(OpenAIChat("m", s.url + "/v1", timeout=10)), workers=12, slices=1)
+    asked = [v for v in r.verdicts if v]
+    assert asked and all(v.yes for v in asked) and r.seconds["judge"] < .3 * len(asked) / 3
+
+# ---- machines
+
+def test_two_processes_have_one_processs_gradients(tmp_path):
+    child("grads", tmp_path / "one.pt")
+    child("grads", tmp_path / "two.pt", ranks=2)
+    one, two = (torch.load(tmp_path / f"{n}.pt") for n in ("one", "two"))
+    for how in one: assert one[how].norm() > 0 and ((one[how] - two[how]).norm() / one[how].norm()) < 1e-5, how
+
+def test_a_run_on_two_processes_is_the_run_on_one(tmp_path):
+    child("run", tmp_path / "one")
+    child("run", tmp_path / "two", ranks=2)
+    rows = [[json.loads(x) for x in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("one", "two")]
+    assert len(rows[0]) == len(rows[1]) == 2 and (tmp_path / "two" / "last" / "adapter_config.json").exists()
+    for a, b in zip(*rows):
+        assert a.keys() == b.keys()
+        for k in a: assert k.startswith("seconds") or a[k] == pytest.approx(b[k], rel=2e-3, abs=1e-5, nan_ok=True), k
+    one, two = (torch.load(tmp_path / n / "weights.pt") for n in ("one", "two"))
+    assert all((one[k] - two[k]).abs().max() < 1e-4 for k in one)
+
+def test_slices_go_round_and_none_is_lost():
+    for n, size, ranks in ((7, 1, 8), (7, 2, 2), (16, None, 3), (1, None, 2)):
+        parts = [part for k in range(ranks) for part in Team.share(type("", (), dict(size=ranks, rank=k)), list(range(n)), size)]
+        assert [i for _, part in sorted(parts) for i in part] == list(range(n))
+
+# ---- interruptions
+
+def test_a_run_killed_at_any_moment_ends_in_the_same_weights(tmp_path):
+    child("slow", tmp_path / "whole")
+    p = subprocess.Popen([sys.executable, str(CHILD), "slow", str(tmp_path / "killed")], env=ENV, stderr=subprocess.DEVNULL)
+    written = tmp_path / "killed" / "metrics.jsonl"
+    while p.poll() is None and not (written.exists() and written.read_bytes().count(b"\n") >= 3): time.sleep(.02)
+    p.send_signal(signal.SIGKILL)
+    assert p.wait() == -signal.SIGKILL
+    child("slow", tmp_path / "killed")
+    one, two = (torch.load(tmp_path / n / "weights.pt") for n in ("whole", "killed"))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    steps = [json.loads(x)["step"] for x in written.read_text().splitlines()]
+    assert steps == list(range(5))
+
+def train(given, model, out=None, judge=ORACLE, hook=None, **kw):
+    coder, records, prompts, features = given
+    return train_rl(model, coder, records, prompts, features, judge, settings(**kw), out, quiet=True, hook=hook)
+
+def test_ctrl_c_keeps_every_finished_step_and_other_settings_are_refused(tmp_path, given):
+    def stop(step, row, r):
+        if step == 1: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): train(given, fresh(), tmp_path, hook=stop, steps=4, save_every=10)
+    assert len(torch.load(tmp_path / "state.pt")["rows"]) == 2
+    with pytest.raises(ValueError, match="beta was 0.02, is 0.5"): train(given, fresh(), tmp_path, steps=4, beta=.5)
+    with pytest.raises(ValueError, match="records was"): train([given[0], *(x[1:] for x in given[1:])], fresh(), tmp_path, steps=4)
+    rows = train(given, fresh(), tmp_path, steps=3, micro=1) # what only costs time or memory may change
+    whole = train(given, fresh(), steps=3)
+    assert [r["loss"] for r in rows[:2]] == [r["loss"] for r in whole[:2]] and [r["step"] for r in rows] == [0, 1, 2]
+
+def test_adapters_are_plain_peft(tmp_path, given, model):
+    from peft import PeftModel
+    from videop2r.model import load
+    from rl_child import SAMPLES
+    train(given, model, tmp_path, save_every=1)
+    for name in ("last", "best"): assert "Settings:" in (tmp_path / name / "README.md").read_text()
+    plain = dict(PeftModel.from_pretrained(load(SAMPLES / "teacher"), str(tmp_path / "last")).named_parameters())
+    for n, w in _state(model).items(): assert torch.equal(plain[n.replace(".policy.", ".default.")], w)
+
+def test_best_is_the_window_with_the_highest_reward():
+    rows = [dict(reward_perception=p, reward_reasoning=1.) for p in (1, 1, 2, 2, 1.5, 1.5, 3, 3)]
+    assert [pagrpo._is_best(rows[:n], 2) for n in (2, 3, 4, 6, 8)] == [True, False, True, False, True]
+
+def test_rows_go_to_trackers_and_files_as_they_come(tmp_path, given, model):
+    seen = []
+    train(given, model, tmp_path, hook=lambda step, row, r: seen.append((tmp_path / "metrics.jsonl").read_text().count("\n")), trackers=("tensorboard",))
+    assert seen == [1, 2] and list(tmp_path.rglob("events.out.tfevents*"))
+
+# ---- refill
+
+def test_groups_without_a_signal_are_dropped_and_refilled(given, model):
+    first = train(given, model, steps=1, refill=0, g=2)[0]
+    row = train(given, fresh(), steps=1, refill=3, g=2)[0]
+    assert first["dropped"] == 0 and first["drawn"] == 4 and 0 < row["dropped"] and row["drawn"] == row["dropped"] + row["groups"] and 1 <= row["groups"] <= 4
+    assert min(row["zero_variance_perception"], row["zero_variance_reasoning"]) < 1
+
+# ---- bad input: named, and not trained on
+
+def untouched(model, before): return all(torch.equal(w, before[n]) for n, w in _state(model).items())
+
+def test_a_group_of_one(given, model):
+    with pytest.raises(ValueError, match="at least 2"): train(given, model, g=1)
+
+def test_all_rewards_equal(given, model):
+    "No gradient but KL's; with refill the step is not applied and the run stops with the reason."
+    same = replace(RECIPE, accuracy=0., format=0., length=0.)
+    r = rollout(given, model, recipe=same)
+    assert r.flat.all() and (r.advantages == 0).all() and {f.kind for f in findings(r.credited, r.masks, 4)} >= {"flat"}
+    assert [f.kind for f in health([dict(describe(r), step=0)])][0] == "all rewards equal"
+    before = _state(model)
+    with pytest.raises(RuntimeError, match="not applied: no group has a signal"): train(given, model, recipe=same, refill=1, steps=5)
+    assert untouched(model, before)
+
+def test_a_completion_of_no_tokens(given, model):
+    "It weighs nothing, and is counted and named."
+    r = rollout(given, model)
+    gone = replace(r, mask=r.mask.clone(), masks=r.masks.clone(), texts=["", *r.texts[1:]])
+    gone.mask[0], gone.masks[0] = False, False
+    gone = assign(gone, RECIPE)
+    metrics = backward(model, given[0], given[2][:3], given[3][:3], gone, settings())
+    assert gone.weights[0].sum() == 0 and all(torch.isfinite(torch.tensor(v)) for v in metrics.values())
+    row = dict(describe(gone), step=0, **metrics)
+    assert row["empty"] == 1 and "empty responses" in {f.kind for f in health([row])}
+
+def test_no_observation_in_any_rollout(given, model):
+    "Both processes own every token; said by findings, metrics and panel."
+    r = rollout(given, model, limit=6)
+    assert (r.masks[:, 0] == r.masks[:, 1]).all() and describe(r)["two_spans"] == 0. and all(v is None for v in r.verdicts)
+    assert {f.kind for f in findings(r.credited, r.masks, 4)} >= {"no observation"} and "no observation" in {f.kind for f in health([dict(describe(r), step=0)])}
+
+def silent(record, observation): raise TimeoutError("no answer in 30 s")
+
+def test_a_judge_that_never_answers(given, model, tmp_path):
+    rows = []
+    with pytest.raises(RuntimeError, match="steps 0 to 2: the judge gave no verdict.*no answer in 30 s"):
+        train(given, model, tmp_path, Judge(silent), hook=lambda step, row, r: rows.append((row, r)), steps=9)
+    assert len(rows) == 3 and "judge is silent" in {f.kind for f in health([row for row, _ in rows])} and (tmp_path / "state.pt").exists()
+    for _, r in rows:
+        asked = torch.tensor([v is not None for v in r.verdicts])
+        assert (r.weights[asked][(r.masks[:, 0] & ~r.masks[:, 1])[asked]] == 0).all()
+
+def test_grpo_needs_no_verdict(given, model):
+    assert len(train(given, model, judge=Judge(silent), recipe=replace(RECIPE, credit="grpo"), steps=4)) == 4
+
+def test_nan_in_a_log_probability(given, model, monkeypatch):
+    "The step is not applied and says why; after three in a row the run stops."
+    true, before = pagrpo.token_logprobs, _state(model)
+    def spoiled(*a, **kw):
+        logp, entropy = true(*a, **kw)
+        return torch.where(torch.arange(logp.shape[1]) == 1, float("nan"), logp), entropy
+    monkeypatch.setattr(pagrpo, "token_logprobs", spoiled)
+    rows = []
+    with pytest.raises(RuntimeError, match="not applied: log-probabilities of a response to record .* not finite"):
+        train(given, model, hook=lambda step, row, r: rows.append(row), steps=9)
+    assert untouched(model, before) and len(rows) == 3 and all("skipped" in r for r in rows) and "steps not applied" in {f.kind for f in health(rows)}
+
+def test_a_reference_that_is_not_finite_is_named_too(given, model):
+    r = rollout(given, model)
+    r.ref[0, 0] = float("inf")
+    with pytest.raises(ValueError, match="ref is not finite"): backward(model, given[0], given[2][:3], given[3][:3], r, settings())
+
+def test_broken_weights_are_named(given, model):
+    with torch.no_grad(): next(p for n, p in model.named_parameters() if "lora_B.policy" in n).fill_(float("nan"))
+    with pytest.raises(NotFinite, match="probabilities are not finite"): train(given, model)
+
+def test_drift_is_warned_of(given, model):
+    loop = Loop(model, given[0], Loaded(*given[1:], "lenient"), ORACLE, settings())
+    loop.rows = [dict(step=0, drift=.2)]
+    with pytest.warns(UserWarning, match="step 0.*differ by 0.200 nats"): loop.check(None)
+
+def test_a_truth_that_cannot_be_read_never_kills_a_run(given, model, tmp_path):
+    coder, records, prompts, features = given
+    bad = [replace(records[0], problem_id="broken", problem_type="numerical", options=[], solution="<answer>many</answer>", answer="many"), *records[1:]]
+    with pytest.warns(UserWarning, match="1 records were left out: broken.*many"): rows = train((coder, bad, prompts, features), model, tmp_path)
+    assert rows[-1]["quarantined"] == 1 and json.loads((tmp_path / "quarantine.jsonl").read_text())["where"] == "broken"
+    with pytest.raises(ValueError, match="no record to train on: 1 are in quarantine"): train((coder, bad[:1], prompts[:1], features[:1]), model)
+
+# ---- from files
+
+def test_every_preset_with_every_recipe():
+    for p in PRESETS:
+        for r in RECIPES: assert preset_of(p, r, steps=7).rl.steps == 7
+
+def test_run_from_files_leaves_out_what_does_not_open(tmp_path):
+    from rl_child import SAMPLES
+    from videop2r.data import read_records, write_jsonl
+    records = list(read_records(SAMPLES / "train.jsonl"))[:4]
+    write_jsonl([*records, replace(records[0], problem_id="lost", path="clips/none.mp4")], tmp_path / "r.jsonl")
+    kw = dict(prompts=5, steps=1, g=2, limit=40, quiet=True)
+    with pytest.warns(UserWarning, match="lost"): done = run_rl(tmp_path / "r.jsonl", SAMPLES, SAMPLES / "teacher", None, "base", tmp_path / "out", "tiny", **kw)
+    assert [b["where"] for b in done.quarantine] == ["lost"] and done.rows[0]["groups"] == 4 and "left out: lost" in done._repr_markdown_()
+    with pytest.raises(ValueError, match="--resume"): run_rl(tmp_path / "r.jsonl", SAMPLES, SAMPLES / "teacher", None, "base", tmp_path / "out", "tiny", **kw)
+    with pytest.raises(ValueError, match="adapter_config.json"): run_rl(tmp_path / "r.jsonl", SAMPLES, SAMPLES / "teacher", tmp_path, "oracle", tmp_path / "o", "tiny", **kw)
