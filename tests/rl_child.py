@@ -1,4 +1,4 @@
-"What the tests of the loop share, and what runs in processes of its own: `run OUT`, `grads OUT`."
+"What the tests of the loop share, and what runs in processes of its own: `both OUT`, `slow OUT`."
 import sys, tempfile, time
 from dataclasses import replace
 from pathlib import Path
@@ -37,10 +37,10 @@ def fresh():
             if p.requires_grad: p.add_(torch.randn(p.shape, generator=g) * .01)
     return m
 
-def run(out, slow=0.):
+def run(out, slow=0., steps=2):
     "A whole small run; `slow` seconds a step leave time to kill it."
     coder, records, prompts, features = prepared(tempfile.mkdtemp())
-    model, s = fresh(), settings(steps=2 if not slow else 5, save_every=2)
+    model, s = fresh(), settings(steps=steps, save_every=2)
     train_rl(model, coder, records, prompts, features, ORACLE, s, out, quiet=True, hook=lambda *a: time.sleep(slow))
     if Team().main: torch.save(_state(model), Path(out) / "weights.pt")
 
@@ -60,4 +60,8 @@ def grads(out):
         gradients[weights] = torch.cat([p.grad.flatten() for p in params])
     if team.main: torch.save(gradients, out)
 
-if __name__ == "__main__": {"run": run, "slow": lambda out: run(out, .4), "grads": grads}[sys.argv[1]](sys.argv[2])
+def both(out):
+    grads(Path(out) / "grads.pt")
+    run(out)
+
+if __name__ == "__main__": dict(both=both, slow=lambda out: run(out, .4, 5))[sys.argv[1]](sys.argv[2])

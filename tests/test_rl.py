@@ -1,10 +1,10 @@
 "Rollouts, the loop on one and two processes, resume after a kill, and bad input that must not be trained on."
-import json, os, signal, subprocess, sys, time, warnings
+import json, os, signal, socket, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 import pytest, torch
 from loopback import serve
-from rl_child import RECIPE, fresh, prepared, settings
+from rl_child import RECIPE, both, fresh, prepared, run, settings
 from videop2r import pagrpo
 from videop2r.advantages import findings
 from videop2r.health import health
@@ -29,12 +29,13 @@ def rollout(given, model, judge=ORACLE, recipe=RECIPE, n=3, g=4, **kw):
     coder, records, prompts, features = given
     return collect(model, coder, records[:n], prompts[:n], features[:n], judge, g, recipe, **{"limit": 48, "generator": torch.Generator().manual_seed(3), **kw})
 
-def child(*args, ranks=1, port=29531):
-    "Run the child script in one process or several; returns when all have ended well."
-    shared = dict(ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks))
-    env = [ENV if ranks == 1 else {**ENV, **shared, "RANK": str(k), "LOCAL_RANK": str(k)} for k in range(ranks)]
-    ps = [subprocess.Popen([sys.executable, str(CHILD), *map(str, args)], env=e, stderr=subprocess.PIPE, text=True) for e in env]
-    said = [p.communicate(timeout=180)[1] for p in ps]
+def on_two(*args):
+    "Run the child script in two processes that share its work over gloo."
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = dict(ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    ps = [subprocess.Popen([sys.executable, str(CHILD), *map(str, args)], env={**ENV, **shared, "RANK": k, "LOCAL_RANK": k}, stderr=subprocess.PIPE, text=True) for k in "01"]
+    said = [p.communicate(timeout=300)[1] for p in ps]
     assert not any(p.returncode for p in ps), "\n".join(said)
 
 # ---- what the loss gets
@@ -119,21 +120,25 @@ def test_a_judge_behind_a_server_is_asked_meanwhile(given, model):
 
 # ---- machines
 
-def test_two_processes_have_one_processs_gradients(tmp_path):
-    child("grads", tmp_path / "one.pt")
-    child("grads", tmp_path / "two.pt", ranks=2)
-    one, two = (torch.load(tmp_path / f"{n}.pt") for n in ("one", "two"))
+@pytest.fixture(scope="module")
+def shares(tmp_path_factory):
+    "Folders of what one process and two did: a gradient of given rollouts, and a whole run."
+    one, two = (tmp_path_factory.mktemp(n) for n in ("one", "two"))
+    on_two("both", two)
+    both(one)
+    return one, two
+
+def test_two_processes_have_one_processs_gradients(shares):
+    one, two = (torch.load(f / "grads.pt") for f in shares)
     for how in one: assert one[how].norm() > 0 and ((one[how] - two[how]).norm() / one[how].norm()) < 1e-5, how
 
-def test_a_run_on_two_processes_is_the_run_on_one(tmp_path):
-    child("run", tmp_path / "one")
-    child("run", tmp_path / "two", ranks=2)
-    rows = [[json.loads(x) for x in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("one", "two")]
-    assert len(rows[0]) == len(rows[1]) == 2 and (tmp_path / "two" / "last" / "adapter_config.json").exists()
+def test_a_run_on_two_processes_is_the_run_on_one(shares):
+    rows = [[json.loads(x) for x in (f / "metrics.jsonl").read_text().splitlines()] for f in shares]
+    assert len(rows[0]) == len(rows[1]) == 2 and (shares[1] / "last" / "adapter_config.json").exists()
     for a, b in zip(*rows):
         assert a.keys() == b.keys()
         for k in a: assert k.startswith("seconds") or a[k] == pytest.approx(b[k], rel=2e-3, abs=1e-5, nan_ok=True), k
-    one, two = (torch.load(tmp_path / n / "weights.pt") for n in ("one", "two"))
+    one, two = (torch.load(f / "weights.pt") for f in shares)
     assert all((one[k] - two[k]).abs().max() < 1e-4 for k in one)
 
 def test_slices_go_round_and_none_is_lost():
@@ -144,13 +149,13 @@ def test_slices_go_round_and_none_is_lost():
 # ---- interruptions
 
 def test_a_run_killed_at_any_moment_ends_in_the_same_weights(tmp_path):
-    child("slow", tmp_path / "whole")
+    run(tmp_path / "whole", steps=5)
     p = subprocess.Popen([sys.executable, str(CHILD), "slow", str(tmp_path / "killed")], env=ENV, stderr=subprocess.DEVNULL)
     written = tmp_path / "killed" / "metrics.jsonl"
     while p.poll() is None and not (written.exists() and written.read_bytes().count(b"\n") >= 3): time.sleep(.02)
     p.send_signal(signal.SIGKILL)
     assert p.wait() == -signal.SIGKILL
-    child("slow", tmp_path / "killed")
+    run(tmp_path / "killed", steps=5)
     one, two = (torch.load(tmp_path / n / "weights.pt") for n in ("whole", "killed"))
     assert all(torch.equal(one[k], two[k]) for k in one)
     steps = [json.loads(x)["step"] for x in written.read_text().splitlines()]
