@@ -59,9 +59,9 @@ def mean_of(rows): return statistics.mean(r["seconds_step"] for r in rows)
 
 def options():
     p = argparse.ArgumentParser(description=__doc__)
-    for name, default in dict(prompts=7, g=8, slices=1, steps=3, workers=16).items(): p.add_argument(f"--{name}", type=int, default=default)
+    for name, default in dict(prompts=7, g=8, slices=1, steps=2, workers=16).items(): p.add_argument(f"--{name}", type=int, default=default)
     p.add_argument("--latency", type=float, default=1., help="seconds before each verdict")
-    p.add_argument("--token-ms", type=float, default=40., help="milliseconds by which each decoded token is held up, in place of a GPU's work; 0: the tiny model as it is")
+    p.add_argument("--token-ms", type=float, default=100., help="milliseconds by which each decoded token is held up, in place of a GPU's work; 0: the tiny model as it is")
     p.add_argument("--json", action="store_true")
     return p.parse_args()
 

@@ -1,5 +1,5 @@
 "What the tests of the loop share, and what runs in processes of its own: `both OUT`, `slow OUT`."
-import sys, tempfile, time
+import os, sys, tempfile, time
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -61,6 +61,7 @@ def grads(out):
     if team.main: torch.save(gradients, out)
 
 def both(out):
+    assert Team().size == int(os.environ.get("WORLD_SIZE", 1))
     grads(Path(out) / "grads.pt")
     run(out)
 

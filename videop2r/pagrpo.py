@@ -487,13 +487,14 @@ def _judge(spec, model, coder, workers, **kw): # Judge, workers
     remote = "openai:" in spec or "anthropic:" in spec
     return judge_of(spec, **kw), workers or (16 if remote and "base" not in spec else 0)
 
-# %% ../nbs/16_pagrpo.ipynb #e197af09
+# %% ../nbs/16_pagrpo.ipynb #a7a580c0
 @dataclass
 class Result:
     "A finished run."
     out: Path
     rows: list
     quarantine: list
+    main: bool = True # this process speaks for all
 
     def _repr_markdown_(self):
         last = self.rows[-1]
@@ -503,7 +504,7 @@ class Result:
 
 def _records(records): return list(read_records(records)) if isinstance(records, (str, Path)) or (records and isinstance(records[0], (str, Path))) else list(records)
 
-# %% ../nbs/16_pagrpo.ipynb #c5300bbb
+# %% ../nbs/16_pagrpo.ipynb #92412222
 def run_rl(
     records,                # files of records, or Records
     media,                  # folder of their media
@@ -527,4 +528,4 @@ def run_rl(
     data = Media(_records(records), media, model, coder, p.prompt, p.frames, p.pixels, s.recipe.how)
     loop = _run(Loop(model, coder, data, judge, replace(s, workers=workers), out), quiet, "RL", hook)
     _list_bad(loop)
-    return Result(out, loop.rows, loop.bad)
+    return Result(out, loop.rows, loop.bad, loop.team.main)
