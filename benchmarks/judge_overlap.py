@@ -1,6 +1,5 @@
 """What a judge that takes a second adds to a step: steps with a judge in this process, and behind a server in another that waits before each verdict, asked in threads."""
 import argparse, multiprocessing as mp, statistics, sys, tempfile, time, zlib
-from pathlib import Path
 import torch
 from common import ROOT, machine, show
 sys.path.insert(0, str(ROOT / "tests"))

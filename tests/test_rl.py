@@ -193,6 +193,9 @@ def test_rows_go_to_trackers_and_files_as_they_come(tmp_path, given, model):
     seen = []
     train(given, model, tmp_path, hook=lambda step, row, r: seen.append((tmp_path / "metrics.jsonl").read_text().count("\n")), trackers=("tensorboard",))
     assert seen == [1, 2] and list(tmp_path.rglob("events.out.tfevents*"))
+    row, each = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1]), "accuracy format length reward reward_std zero_variance tokens coverage kl entropy clip_share".split()
+    assert {f"{k}_{p}" for k in each for p in ("perception", "reasoning")} | {f"seconds_{k}" for k in ("sampling", "judge", "reference", "update")} <= row.keys()
+    assert {"drift", "truncated", "missing_verdicts", "two_spans", "grad_norm", "loss"} <= row.keys()
 
 # ---- refill
 

@@ -90,7 +90,7 @@ def health(rows: list, window: int = 10) -> list:
     "Findings about a run, the worst kinds named; an empty list where all is well."
     return Health(rows, window).findings
 
-# %% ../nbs/15b_health.ipynb #4951830c
+# %% ../nbs/15b_health.ipynb #31c7be0b
 _NOTE = "A loss that starts at 0 is no illness: ratios are 1, advantages of a group sum to 0, KL begins at 0. The gradient is not 0."
 _BOX = '<div style="border-left:5px solid {};padding:4px 10px;margin:6px 0"><b>{}</b> {}<br><small style="color:#555">{}</small></div>'
 
@@ -98,7 +98,7 @@ def _health_html(self):
     found = self.findings
     cards = [_BOX.format("#d97706", escape(f.kind), escape(f"{f.what} · {f.where}"), escape(f.remedy)) for f in found]
     head = f"{len(found)} finding{'s' * (len(found) != 1)} in {len(self.rows)} steps" if found else f"nothing wrong in {len(self.rows)} steps"
-    return f'<div style="font:14px sans-serif;max-width:60em"><b>Health: {head}</b>{"".join(cards)}<small style="color:#555">{_NOTE}</small></div>'
+    return f'<div style="font:14px sans-serif;max-width:60em"><b>Health: {head}</b><br>{"".join(cards)}<small style="color:#555">{_NOTE}</small></div>'
 
 Health._repr_html_ = _health_html
 Health._repr_markdown_ = lambda self: "\n".join(f"- **{f.kind}**: {f.what} ({f.where}). {f.remedy}" for f in self.findings) or "Nothing wrong."

@@ -6,20 +6,20 @@
 __all__ = ['FREE', 'PRESETS', 'RECIPES', 'RL', 'Team', 'NotFinite', 'totals', 'backward', 'sum_gradients', 'describe', 'sift',
            'Loaded', 'Media', 'Loop', 'train_rl', 'Preset', 'preset_of', 'open_policy', 'Result', 'run_rl']
 
-# %% ../nbs/16_pagrpo.ipynb #6770fa25
+# %% ../nbs/16_pagrpo.ipynb #193863ea
 import hashlib, json, math, os, random, shutil, warnings
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 import torch
-from einops import einsum, rearrange, reduce
+from einops import rearrange
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 from .advantages import CREDIT, informative
 from .cot import SHORT, Prompt
 from .data import Journal, RecordError, read_records
 from .generate import to_prompts
-from .health import Health, health
+from .health import Health
 from .judge import Judge, base_judge, judge_of
 from .losses import policy_loss, token_terms
 from .model import add_lora, load, load_adapter, see, token_logprobs
