@@ -50,6 +50,9 @@ def test_stored_outputs_are_small_and_whole(book):
     nb = json.loads(book.read_text())
     assert not [o for c in nb["cells"] for o in c.get("outputs", []) if o["output_type"] == "error"]
 
+def test_expected_failures_are_run():
+    assert not [b.name for b in BOOKS for c in cells(b) if re.search(r"^(?!.*with ).*expect_fail\(", c, re.M) and "import expect_fail" not in c]
+
 def test_no_paths_of_a_machine():
     pattern = re.compile("|".join(["/" + "work/", "/" + "tmp/src", "/" + "tmp/wt", "/" + "root/", "/" + "home/[a-z]"]))
     files = [p for ext in ("ipynb", "py", "md", "ini", "toml", "txt") for p in ROOT.glob(f"**/*.{ext}") if not {".venv", "runs", "build"} & set(p.relative_to(ROOT).parts)]

@@ -504,7 +504,7 @@ class Result:
 
 def _records(records): return list(read_records(records)) if isinstance(records, (str, Path)) or (records and isinstance(records[0], (str, Path))) else list(records)
 
-# %% ../nbs/16_pagrpo.ipynb #92412222
+# %% ../nbs/16_pagrpo.ipynb #1411ddb5
 def run_rl(
     records,                # files of records, or Records
     media,                  # folder of their media
@@ -514,7 +514,7 @@ def run_rl(
     out,                    # folder of the run
     preset: str = "24gb",   # in `PRESETS`
     recipe: str = "pagrpo", # in `RECIPES`
-    resume: bool = False,   # go on with the run in `out`
+    resume: bool = False,   # insist that `out` holds a run to go on with
     quiet: bool = False,
     hook=None,              # called with (step, row, Rollout)
     chat: dict = {},        # settings of a judge behind a server, as in `Chat`
@@ -522,7 +522,7 @@ def run_rl(
 ) -> Result:
     "Reinforcement learning from files; `ValueError` for settings or folders that do not fit."
     p, out = preset_of(preset, recipe, **changes), Path(out)
-    if (out / "state.pt").exists() and not resume: raise ValueError(f"{out} holds a run: resume it (--resume), or give another folder")
+    if resume and not (out / "state.pt").exists(): raise ValueError(f"{out}: holds no run to go on with; leave resume out to start")
     model, coder, s = open_policy(model, adapter, p)
     judge, workers = _judge(judge, model, coder, s.workers, **chat)
     data = Media(_records(records), media, model, coder, p.prompt, p.frames, p.pixels, s.recipe.how)

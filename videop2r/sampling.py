@@ -100,7 +100,7 @@ def _samples(ids, logprobs, coder):
     ids, mask, logprobs = ids[:, :t], mask[:, :t], logprobs[:, :t]
     return Samples(ids, mask, logprobs, ended[:, -1] == 0, [coder.text(i[m].tolist()) for i, m in zip(ids, mask)])
 
-# %% ../nbs/08_sampling.ipynb #4b041e3c
+# %% ../nbs/08_sampling.ipynb #d44c927d
 @torch.no_grad()
 def sample(
     model,
@@ -116,7 +116,7 @@ def sample(
     "Sample `g` responses to each prompt, the prompt run once."
     ban = torch.tensor(coder.forbidden(lm_head(model).out_features), device=lm_head(model).weight.device)
     pick = lambda z: draw(z.index_fill(-1, ban, float("-inf")), temperature, top_p, generator)
-    return _samples(*_decode(model, coder, prefill(model, collate(coder, prompts), features), g, limit, pick), coder)
+    return _samples(*_decode(model, coder, prefill(model, collate(coder, prompts).to(ban.device), features), g, limit, pick), coder)
 
 # %% ../nbs/08_sampling.ipynb #c1cfed9e
 def respond(model, coder, prompts, batch: int = 64, progress=None, **kw) -> list:  # texts, g to a prompt
