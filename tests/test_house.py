@@ -84,7 +84,7 @@ def test_wheel_holds_every_module_and_the_command(tmp_path):
     assert {f"videop2r/{p.name}" for p in ROOT.glob("videop2r/*.py")} <= set(names)
     assert "videop2r = videop2r.cli:main" in entry[0].replace("videop2r=", "videop2r = ").replace("  ", " ")
 
-@pytest.mark.parametrize("command", ["demo", "plan", "data", "generate", "sft", "ask", "report"])
+@pytest.mark.parametrize("command", ["demo", "plan", "data", "generate", "sft", "rl", "ask", "report"])
 def test_every_command_has_help(command, capsys):
     from videop2r.cli import main
     with pytest.raises(SystemExit) as e: main([command, "--help"])

@@ -24,6 +24,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'videop2r.cli._generate': ('cli.html#_generate', 'videop2r/cli.py'),
                               'videop2r.cli._plan': ('cli.html#_plan', 'videop2r/cli.py'),
                               'videop2r.cli._report': ('cli.html#_report', 'videop2r/cli.py'),
+                              'videop2r.cli._rl': ('cli.html#_rl', 'videop2r/cli.py'),
                               'videop2r.cli._sft': ('cli.html#_sft', 'videop2r/cli.py'),
                               'videop2r.cli._show': ('cli.html#_show', 'videop2r/cli.py'),
                               'videop2r.cli._stats': ('cli.html#_stats', 'videop2r/cli.py'),

@@ -114,6 +114,20 @@ def _sft(a):
     if not PartialState().is_main_process: return
     print(found._repr_markdown_() + f"\n\nadapter: {a.out}/last" + (f", lowest validation loss: {a.out}/best" if found.best else ""))
 
+# %% ../nbs/22_cli.ipynb #1b706a10
+_RL_SET = ("steps", "prompts", "g", "limit", "temperature", "top_p", "lr", "beta", "clip", "clip_high", "refill", "seed", "save_every", "slices", "workers", "micro", "rows", "recompute", "frames", "pixels")
+
+def _rl(a):
+    from videop2r.cot import Prompt
+    from videop2r.pagrpo import run_rl
+    changes = {k: getattr(a, k) for k in _RL_SET if getattr(a, k) is not None}
+    if a.prompt and a.prompt != "short": changes["prompt"] = Prompt.from_file(a.prompt)
+    if a.track: changes["trackers"] = (a.track,)
+    a.dry_run = False
+    chat = dict(_chat_settings(a), price=a.judge_price) if "openai:" in a.judge or "anthropic:" in a.judge else {}
+    done = run_rl(a.records, a.media, a.model, a.adapter, a.judge, a.out, a.preset, a.recipe, a.resume, chat=chat, **changes)
+    if done.main: print(done._repr_markdown_())
+
 # %% ../nbs/22_cli.ipynb #477513c2
 def gigabytes(text):
     "`24GB`, `24 GB` or `24` as a number."
@@ -168,7 +182,17 @@ _SFT = [*_RUN, ("--validation", dict(nargs="+", help="records with traces, to me
     ("--workers", dict(type=int, default=2, help="threads that read media")), ("--cache", dict(help="folder for decoded frames")), ("--lr", dict(type=float, help="highest learning rate")),
     ("--epochs", dict(type=float)), *((f"--{k.replace('_', '-')}", dict(type=int)) for k in _SET if k not in ("epochs", "lr"))]
 
-# %% ../nbs/22_cli.ipynb #03ca7732
+# %% ../nbs/22_cli.ipynb #e7b0d887
+_RL = [*_RUN, ("--adapter", dict(help="folder of the SFT adapter, policy and reference; without it a fresh one, and the base as reference")),
+    ("--judge", dict(default="oracle", help="oracle, base (this model, adapters off), base:FOLDER, recorded:FILE, openai:MODEL@URL, anthropic:MODEL, or several joined by +")),
+    ("--recipe", dict(default="pagrpo", help="pagrpo, grpo, no_reasoning, no_separation, no_length, tgrpo or dapo")),
+    ("--prompts", dict(type=int, help="a step, over all machines")), ("--g", dict(type=int, help="responses a prompt")), ("--limit", dict(type=int, help="most new tokens")),
+    *((f"--{k.replace('_', '-')}", dict(type=float)) for k in ("temperature", "top_p", "lr", "beta", "clip", "clip_high")), *((f"--{k.replace('_', '-')}", dict(type=int)) for k in ("steps", "seed", "save_every", "frames", "pixels")),
+    ("--refill", dict(type=int, help="further rounds of prompts for groups without a signal")), ("--slices", dict(type=int, help="prompts sampled at once")), ("--workers", dict(type=int, help="judge calls under way")),
+    ("--micro", dict(type=int, help="prompts in one update pass")), ("--rows", dict(type=int, help="responses to each of them at once")), ("--recompute", dict(choices=("nothing", "prompt", "all"), help="what the backward pass runs again to save memory")),
+    ("--timeout", dict(type=float, default=60., help="seconds for a judge's call")), ("--judge-price", dict(type=pair, default=(0., 0.), help="dollars for a million tokens in,out"))]
+
+# %% ../nbs/22_cli.ipynb #0b8e7bdd
 _COMMANDS = dict(
     demo=(_demo, "the whole pipeline in small, with a report", [
         ("--preset", dict(default="default", help="smoke (a minute) or default (ten)")), ("--out", dict(help="folder of the run; runs/<preset>-seed<seed> unless given")),
@@ -180,6 +204,7 @@ _COMMANDS = dict(
     data=(_DATA, "records and media of a set: look, check, count, cut, convert, audit", []),
     generate=(_generate, "write, check and judge traces with a teacher and a judge", _GENERATE),
     sft=(_sft, "fine-tune a LoRA adapter on traces", _SFT),
+    rl=(_rl, "PA-GRPO, GRPO or an ablation from an SFT adapter", _RL),
     ask=(_ask, "ask a checkpoint about a video or an image", [("checkpoint", dict(help="folder or hub name")), ("file", {}), ("question", {}),
         ("--frames", dict(type=int, default=8))]),
     report=(_report, "draw report.html again from a run's report.json", [("dir", dict(help="folder of the run"))]))
