@@ -1,0 +1,143 @@
+"""One update of a group of eight: ours against TRL's log-prob and loss code on the padded batch.
+
+Same weights (`eighth.py`), prompt, responses, advantages, clip and KL in one run; each case in processes of its own. Seconds: the best of all repeats. Peak MB: what the high-water mark adds to the loaded model and its inputs, in a run of its own in which malloc returns freed tensors at once.
+TRL's method takes no video tensors in 1.16, so the model goes in through `AsVideo`, which renames its image tensors. Where only its GPU kernel skips the output
+layer at prompt tokens, it is made to skip them on the CPU too. Its KL goes without the importance ratio, as in the paper. Its fastest is the fastest of micro-batches of 1, 2, 4 and 8; its leanest is a micro-batch
+of 1 under gradient checkpointing, which TRL has on by default. The bound is the ratio of multiply-adds, `padded_cost` over `shared_cost`.
+"""
+import argparse, functools, json, sys, tempfile, time
+from pathlib import Path
+import torch
+from common import child, machine, show
+from eighth import LARGE, SMALL, coder, inputs, model, padded_cost, shared_cost
+from videop2r.losses import policy_loss
+from videop2r.model import see, token_logprobs
+from videop2r.shared import group_backward
+
+BETA, CASES = .04, {"small": SMALL, "large": LARGE}
+
+def fixed(ids, mask):
+    "Old and reference log-probabilities, advantages, weights."
+    torch.manual_seed(2)
+    old = torch.randn(ids.shape) * .1 - 8
+    return old, old + .1 * torch.randn(ids.shape), torch.randn(len(ids))[:, None].expand(ids.shape), mask / mask.sum(1, keepdim=True)
+
+class AsVideo(torch.nn.Module):
+    "A model whose image tensors are a video's."
+    def __init__(self, model):
+        super().__init__()
+        self.inner = model
+    def forward(self, pixel_values, image_grid_thw, **kw):
+        return self.inner(pixel_values_videos=pixel_values, video_grid_thw=image_grid_thw, second_per_grid_ts=[1.] * len(image_grid_thw), **kw)
+
+def trainer(m, out="runs/benchmark"):
+    "TRL's own trainer around the model; it is asked for its loss only."
+    import trl.trainer.utils as utils
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+    from trl import GRPOConfig, GRPOTrainer
+    utils._use_triton = lambda device: True # score response tokens only, as on a GPU
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"pad": 3, "eos": 2}, "pad")), pad_token="pad", eos_token="eos")
+    args = GRPOConfig(out, per_device_train_batch_size=8, num_generations=8, beta=BETA, loss_type="grpo", use_cpu=True, bf16=False, report_to=[], disable_tqdm=True, gradient_checkpointing=False, use_bias_correction_kl=False)
+    t = GRPOTrainer(model=m, reward_funcs=lambda completions, **kw: [0.] * len(completions), args=args, train_dataset=Dataset.from_list([dict(prompt="pad")]), processing_class=tokenizer)
+    t.current_gradient_accumulation_steps = 1
+    return t
+
+def peer(m, case, micro, lean):
+    "A function that makes the padded batch's gradient."
+    from trl.trainer.utils import split_tensor_dict
+    prompt, ids, mask = inputs(case)
+    g, (old, ref, adv, _), t, v = len(ids), fixed(ids, mask), trainer(m), prompt.visuals[0]
+    if lean: m.gradient_checkpointing_enable(dict(use_reentrant=False))
+    m.train()
+    t.current_gradient_accumulation_steps = g // micro
+    pixels, grid, kinds = v.patches.repeat(g, 1), torch.tensor([list(v.grid)] * g), torch.nn.functional.pad(prompt.kinds.repeat(g, 1), (0, ids.shape[1]))
+    whole = dict(prompt_ids=prompt.ids.repeat(g, 1), prompt_mask=prompt.mask.repeat(g, 1).long(), completion_ids=ids, completion_mask=mask.long(), advantages=adv[:, 0], old_per_token_logps=old,
+                 ref_per_token_logps=ref, mm_token_type_ids=kinds, image_grid_thw=grid, row=torch.arange(g))
+    def run():
+        for part in split_tensor_dict(whole, g // micro):
+            i, n = part.pop("row"), len(v.patches)
+            part.update(pixel_values=pixels[i[0] * n:(i[-1] + 1) * n], num_images=[1] * micro)
+            t._compute_loss(AsVideo(m), part).backward()
+    return run
+
+def ours(m, case, rows, recompute):
+    "A function that makes the shared prompt's gradient, its vision included."
+    prompt, ids, mask = inputs(case)
+    old, ref, adv, weights = fixed(ids, mask)
+    def loss(h, i, t):
+        logp, _ = token_logprobs(m, h, ids[i, :t], mask[i, :t], coder)
+        return policy_loss(logp, old[i, :t], ref[i, :t], adv[i, :t], weights[i, :t], beta=BETA, denominator=len(ids))[0]
+    def run():
+        with torch.no_grad(): features = see(m, prompt.visuals)
+        group_backward(m, prompt, ids, mask, len(ids), loss, features, rows, recompute)
+    return run
+
+def gradient(m): return torch.cat([p.grad.flatten() for p in m.parameters() if p.grad is not None])
+
+def high_water(): return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024
+
+def work(spec):
+    "In a child: seconds, or peak MB, of one way."
+    m, case = model(spec["train"]), CASES[spec["case"]]
+    make = functools.partial(peer if spec["who"] == "trl" else ours, m)
+    torch.set_num_threads(spec["threads"])
+    run, best = make(case, *spec["dials"]), float("inf")
+    if spec["memory"]: open("/proc/self/clear_refs", "w").write("5")
+    start = high_water()
+    for _ in range(1 if spec["memory"] else spec["repeat"]):
+        m.zero_grad()
+        begin = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - begin)
+    if spec["keep"]: torch.save(gradient(m), spec["keep"])
+    print(json.dumps(dict(seconds=best, peak=high_water() - start)))
+
+WAYS = {**{f"TRL, micro-batch {n}": ("trl", (n, False)) for n in (1, 2, 4, 8)}, "TRL, leanest": ("trl", (1, True)),
+        "ours, fastest": ("ours", (None, "nothing")), "ours, leanest": ("ours", (1, "all"))}
+LIMITS = dict(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="0") # freed tensors go back at once
+
+def measured(a, case, way, memory=False, keep=None):
+    who, dials = WAYS[way]
+    spec = dict(case=case, who=who, dials=dials, train=a.train, threads=a.threads, repeat=a.repeat, memory=memory, keep=keep)
+    out = json.loads(child(Path(__file__).resolve(), "--work", json.dumps(spec), **(LIMITS if memory else {}))["out"].splitlines()[-1])
+    if a.verbose: print(case, way, out, file=sys.stderr, flush=True)
+    return out["peak"] if memory else out["seconds"]
+
+def differs(folder, of, to):
+    "Relative distance of two gradients."
+    x, y = (torch.load(f"{folder}/{WAYS[w][0]}{list(WAYS).index(w)}") for w in (of, to))
+    return ((x - y).norm() / y.norm()).item()
+
+def rows(a, case, folder):
+    "One row a way: rounds go through all ways in turn, so that a noisy minute falls on all."
+    ways = [w for w in WAYS if not a.ways or any(part in w for part in a.ways)]
+    seconds = {w: min(s) for w, *s in zip(ways, *[[measured(a, case, w) for w in ways] for _ in range(a.rounds)])}
+    path = lambda w: f"{folder}/{WAYS[w][0]}{list(WAYS).index(w)}"
+    peak = {w: measured(a, case, w, True, path(w)) for w in ways}
+    bound = padded_cost(CASES[case], train=a.train) / shared_cost(CASES[case], train=a.train)
+    trl = [w for w in ways if "micro" in w]
+    fast = min(trl, key=seconds.get) if trl else None
+    for w in ways:
+        peers = dict(faster=seconds[fast] / seconds[w], bound=bound, of_bound=seconds[fast] / seconds[w] / bound, memory=peak[w] / peak[fast],
+                     gradient_differs=differs(folder, w, fast)) if fast else {}
+        yield dict(case=case, way=w, seconds=seconds[w], peak_mb=peak[w], **peers)
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    p.add_argument("--ways", nargs="+", default=[], metavar="PART", help="only ways whose name holds one of these: " + "; ".join(WAYS))
+    p.add_argument("--train", choices=("lora", "layers"), default="lora", help="what is trained: LoRA on the frozen base, or all layers")
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--repeat", type=int, default=2, help="updates a process; the fastest counts")
+    p.add_argument("--rounds", type=int, default=2, help="processes a way; the fastest counts")
+    p.add_argument("--verbose", action="store_true")
+    p.add_argument("--json", action="store_true")
+    a = p.parse_args()
+    with tempfile.TemporaryDirectory() as folder: found = [r for case in a.cases for r in rows(a, case, folder)]
+    show(found, a.json, dict(**machine("torch", "transformers", "trl"), threads=a.threads, train=a.train))
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--work"]: work(json.loads(sys.argv[2]))
+    else: main()
