@@ -4,9 +4,12 @@
 vision tower 160 wide (1,280 / 8), 2 heads of 80, 3 layers, so that it costs 0.41 of the language model's multiply-adds for each visual token (0.40 in the 7B);
 LoRA of rank 2 (16 / 8) on all linear layers of the language model; a vocabulary whose output layer takes the 7B's share. Random weights, float32, the real `Qwen2_5_VLForConditionalGeneration`.
 """
+import json, time
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 import torch
+from common import child
 from videop2r.families import family_of
 from videop2r.model import add_lora
 from videop2r.tokens import Batch
@@ -31,12 +34,14 @@ def model(train="lora"):
     if train == "layers":
         m.model.language_model.layers.requires_grad_(True)
         return m
-    m = add_lora(m, family_of("qwen2.5-vl"), rank=RANK, alpha=2 * RANK, name="default") # the name that TRL asks for
+    m = add_lora(m, FAMILY, rank=RANK, alpha=2 * RANK, name="default") # the name that TRL asks for
     for n, p in m.named_parameters():
         if "lora_B" in n: torch.nn.init.normal_(p, std=.01)
     return m
 
-coder = SimpleNamespace(forbidden=lambda n: [], eos=EOS, pad=PAD, text=lambda ids: "")
+FAMILY = family_of("qwen2.5-vl")
+coder = SimpleNamespace(forbidden=lambda n: [], eos=EOS, pad=PAD, text=lambda ids: "", family=FAMILY, bytes=None,
+                        tokenizer=SimpleNamespace(convert_tokens_to_ids={FAMILY.image_token: IMAGE, FAMILY.video_token: VIDEO}.get))
 
 @dataclass
 class Case:
@@ -95,3 +100,25 @@ def shared_cost(case, passes="all", train="lora"):
 def padded_cost(case, passes="all", train="lora"):
     p, t, g = case.prompt, max(case.lengths), len(case.lengths)
     return g * (vision_cost(case) + (p + t) * token_cost(passes, train) + attention_cost((p + t) ** 2 / 2, passes) + head_cost(t, passes)) / 1e9
+
+# One way of doing something, in a process of its own: its seconds, or the memory that it adds.
+
+LIMITS = dict(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="0") # freed tensors go back at once
+
+def _status(name): return int(next(l for l in open("/proc/self/status") if l.startswith(name)).split()[1]) / 1024
+
+def clocked(run, spec):
+    "In the child: print the fastest of `repeat` runs, or what one run adds to resident memory, in MB."
+    torch.set_num_threads(spec["threads"])
+    open("/proc/self/clear_refs", "w").write("5") # the high-water mark starts at what is resident now
+    start, best = _status("VmRSS"), float("inf")
+    for _ in range(1 if spec["memory"] else spec["repeat"]):
+        begin = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - begin)
+    print(json.dumps(dict(seconds=best, peak=_status("VmHWM") - start)))
+
+def spawn(file, memory=False, **spec):
+    "Seconds, or MB with `memory`, that the program's `--work` prints."
+    out = child(Path(file).resolve(), "--work", json.dumps(dict(spec, memory=memory)), **(LIMITS if memory else {}))["out"]
+    return json.loads(out.splitlines()[-1])["peak" if memory else "seconds"]

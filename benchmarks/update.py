@@ -1,15 +1,16 @@
 """One update of a group of eight: ours against TRL's log-prob and loss code on the padded batch.
 
-Same weights (`eighth.py`), prompt, responses, advantages, clip and KL in one run; each case in processes of its own. Seconds: the best of all repeats. Peak MB: what the high-water mark adds to the loaded model and its inputs, in a run of its own in which malloc returns freed tensors at once.
-TRL's method takes no video tensors in 1.16, so the model goes in through `AsVideo`, which renames its image tensors. Where only its GPU kernel skips the output
-layer at prompt tokens, it is made to skip them on the CPU too. Its KL goes without the importance ratio, as in the paper. Its fastest is the fastest of micro-batches of 1, 2, 4 and 8; its leanest is a micro-batch
-of 1 under gradient checkpointing, which TRL has on by default. The bound is the ratio of multiply-adds, `padded_cost` over `shared_cost`.
+Same weights (`eighth.py`), prompt, responses, advantages, clip and KL in one run; each way in processes of its own. Seconds: the fastest of all repeats. Peak MB: what the update adds
+to the loaded model and its inputs, in a run of its own in which malloc returns freed tensors at once. The gradients are compared with the fastest peer's.
+TRL's method takes no video tensors in 1.16, so the model goes in through `AsVideo`, which renames its image tensors. Where only its GPU kernel skips the output layer at prompt tokens,
+it is made to skip them on the CPU too. Its KL goes without the importance ratio, as in the paper. Its fastest is the fastest of micro-batches of 1, 2, 4 and 8; its leanest is a micro-batch
+of 1 under gradient checkpointing, which TRL has on by default. Ours runs all rows at once; a row at a time; the same with the prompt's layers run again in the backward pass; the same with
+all layers run again. The bound is the ratio of multiply-adds, `padded_cost` over `shared_cost`.
 """
-import argparse, functools, json, sys, tempfile, time
-from pathlib import Path
+import argparse, json, sys, tempfile
 import torch
-from common import child, machine, show
-from eighth import LARGE, SMALL, coder, inputs, model, padded_cost, shared_cost
+from common import machine, show
+from eighth import LARGE, SMALL, clocked, coder, inputs, model, padded_cost, shared_cost, spawn
 from videop2r.losses import policy_loss
 from videop2r.model import see, token_logprobs
 from videop2r.shared import group_backward
@@ -76,53 +77,37 @@ def ours(m, case, rows, recompute):
 
 def gradient(m): return torch.cat([p.grad.flatten() for p in m.parameters() if p.grad is not None])
 
-def high_water(): return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024
-
 def work(spec):
-    "In a child: seconds, or peak MB, of one way."
+    "In a child: one way, its gradient kept."
     m, case = model(spec["train"]), CASES[spec["case"]]
-    make = functools.partial(peer if spec["who"] == "trl" else ours, m)
-    torch.set_num_threads(spec["threads"])
-    run, best = make(case, *spec["dials"]), float("inf")
-    if spec["memory"]: open("/proc/self/clear_refs", "w").write("5")
-    start = high_water()
-    for _ in range(1 if spec["memory"] else spec["repeat"]):
+    gradient_of = (peer if spec["who"] == "trl" else ours)(m, case, *spec["dials"])
+    def run():
         m.zero_grad()
-        begin = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - begin)
+        gradient_of()
+    clocked(run, spec)
     if spec["keep"]: torch.save(gradient(m), spec["keep"])
-    print(json.dumps(dict(seconds=best, peak=high_water() - start)))
 
 WAYS = {**{f"TRL, micro-batch {n}": ("trl", (n, False)) for n in (1, 2, 4, 8)}, "TRL, leanest": ("trl", (1, True)),
-        "ours, fastest": ("ours", (None, "nothing")), "ours, leanest": ("ours", (1, "all"))}
-LIMITS = dict(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="0") # freed tensors go back at once
-
+        "ours, all rows": ("ours", (None, "nothing")), "ours, a row at a time": ("ours", (1, "nothing")), "ours, prompt run again": ("ours", (1, "prompt")),
+        "ours, leanest": ("ours", (1, "all"))}
 def measured(a, case, way, memory=False, keep=None):
     who, dials = WAYS[way]
-    spec = dict(case=case, who=who, dials=dials, train=a.train, threads=a.threads, repeat=a.repeat, memory=memory, keep=keep)
-    out = json.loads(child(Path(__file__).resolve(), "--work", json.dumps(spec), **(LIMITS if memory else {}))["out"].splitlines()[-1])
-    if a.verbose: print(case, way, out, file=sys.stderr, flush=True)
-    return out["peak"] if memory else out["seconds"]
-
-def differs(folder, of, to):
-    "Relative distance of two gradients."
-    x, y = (torch.load(f"{folder}/{WAYS[w][0]}{list(WAYS).index(w)}") for w in (of, to))
-    return ((x - y).norm() / y.norm()).item()
+    out = spawn(__file__, memory, case=case, who=who, dials=dials, train=a.train, threads=a.threads, repeat=a.repeat, keep=keep)
+    if a.verbose: print(case, way, "MB" if memory else "s", out, file=sys.stderr, flush=True)
+    return out
 
 def rows(a, case, folder):
     "One row a way: rounds go through all ways in turn, so that a noisy minute falls on all."
     ways = [w for w in WAYS if not a.ways or any(part in w for part in a.ways)]
     seconds = {w: min(s) for w, *s in zip(ways, *[[measured(a, case, w) for w in ways] for _ in range(a.rounds)])}
-    path = lambda w: f"{folder}/{WAYS[w][0]}{list(WAYS).index(w)}"
-    peak = {w: measured(a, case, w, True, path(w)) for w in ways}
+    kept = {w: f"{folder}/{i}" for i, w in enumerate(ways)}
+    peak, grad = {w: measured(a, case, w, True, kept[w]) for w in ways}, {w: torch.load(f) for w, f in kept.items()}
+    fast, lean = min((w for w in ways if "micro" in w), key=seconds.get), next((w for w in ways if w == "TRL, leanest"), ways[0])
     bound = padded_cost(CASES[case], train=a.train) / shared_cost(CASES[case], train=a.train)
-    trl = [w for w in ways if "micro" in w]
-    fast = min(trl, key=seconds.get) if trl else None
     for w in ways:
-        peers = dict(faster=seconds[fast] / seconds[w], bound=bound, of_bound=seconds[fast] / seconds[w] / bound, memory=peak[w] / peak[fast],
-                     gradient_differs=differs(folder, w, fast)) if fast else {}
-        yield dict(case=case, way=w, seconds=seconds[w], peak_mb=peak[w], **peers)
+        times = seconds[fast] / seconds[w]
+        yield dict(case=case, way=w, seconds=seconds[w], peak_mb=peak[w], times_fastest_peer=times, bound=bound, of_bound=times / bound, memory_of_fastest_peer=peak[w] / peak[fast],
+                   memory_of_leanest_peer=peak[w] / peak[lean], gradient_differs=((grad[w] - grad[fast]).norm() / grad[fast].norm()).item())
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
