@@ -1,6 +1,6 @@
 """Eight responses to one video prompt: `sample` against transformers' own `generate(num_return_sequences=8)`.
 
-Same weights and prompt (`eighth.py`), temperature 1, no top-k or top-p, the end token banned so that all responses have the same length; a process for each. Seconds: the fastest of all repeats.
+Same weights and prompt (`eighth.py`), temperature 1, no top-k or top-p, the end token banned so that all responses have the same length; a process for each. Seconds of one thread: the fastest of all repeats.
 Peak MB: what a run adds to the loaded model, in a run of its own in which malloc returns freed tensors at once. `generate` repeats the video and the prompt for every response. The bound is what it
 would gain if it did not: its own time, over its time for the first token of one response plus its own decoding of eight (its time less its time for eight first tokens).
 `--check`: greedy tokens of one response, equal or not.
@@ -31,7 +31,7 @@ def work(spec):
     clocked((stock if spec["who"] == "generate" else ours)(m, prompt, spec["g"], spec["limit"]), spec)
 
 def measured(a, case, who, g, limit, memory=False):
-    out = spawn(__file__, memory, case=case, who=who, g=g, limit=limit, threads=a.threads, repeat=a.repeat)
+    out = spawn(__file__, memory, case=case, who=who, g=g, limit=limit, threads=a.threads, repeat=a.repeat)["peak" if memory else "seconds"]
     if a.verbose: print(case, who, g, limit, "MB" if memory else "s", out, file=sys.stderr, flush=True)
     return out
 
@@ -56,7 +56,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     p.add_argument("--tokens", type=int, nargs="+", default=[16, 96, 640], help="new tokens")
-    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--threads", type=int, default=1, help="with one, seconds are the processor's, which neighbours disturb least; with more, the wall's")
     p.add_argument("--repeat", type=int, default=2, help="runs a process; the fastest counts")
     p.add_argument("--rounds", type=int, default=2, help="processes a way; the fastest counts")
     for name in ("check", "verbose", "json"): p.add_argument(f"--{name}", action="store_true")

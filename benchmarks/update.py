@@ -1,6 +1,6 @@
 """One update of a group of eight: ours against TRL's log-prob and loss code on the padded batch.
 
-Same weights (`eighth.py`), prompt, responses, advantages, clip and KL in one run; each way in processes of its own. Seconds: the fastest of all repeats. Peak MB: what the update adds
+Same weights (`eighth.py`), prompt, responses, advantages, clip and KL in one run; each way in processes of its own. Seconds of one thread: the fastest of all repeats. Peak MB: what the update adds
 to the loaded model and its inputs, in a run of its own in which malloc returns freed tensors at once. The gradients are compared with the fastest peer's.
 TRL's method takes no video tensors in 1.16, so the model goes in through `AsVideo`, which renames its image tensors. Where only its GPU kernel skips the output layer at prompt tokens,
 it is made to skip them on the CPU too. Its KL goes without the importance ratio, as in the paper. Its fastest is the fastest of micro-batches of 1, 2, 4 and 8; its leanest is a micro-batch
@@ -92,7 +92,7 @@ WAYS = {**{f"TRL, micro-batch {n}": ("trl", (n, False)) for n in (1, 2, 4, 8)}, 
         "ours, leanest": ("ours", (1, "all"))}
 def measured(a, case, way, memory=False, keep=None):
     who, dials = WAYS[way]
-    out = spawn(__file__, memory, case=case, who=who, dials=dials, train=a.train, threads=a.threads, repeat=a.repeat, keep=keep)
+    out = spawn(__file__, memory, case=case, who=who, dials=dials, train=a.train, threads=a.threads, repeat=a.repeat, keep=keep)["peak" if memory else "seconds"]
     if a.verbose: print(case, way, "MB" if memory else "s", out, file=sys.stderr, flush=True)
     return out
 
@@ -114,7 +114,7 @@ def main():
     p.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     p.add_argument("--ways", nargs="+", default=[], metavar="PART", help="only ways whose name holds one of these: " + "; ".join(WAYS))
     p.add_argument("--train", choices=("lora", "layers"), default="lora", help="what is trained: LoRA on the frozen base, or all layers")
-    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--threads", type=int, default=1, help="with one, seconds are the processor's, which neighbours disturb least; with more, the wall's")
     p.add_argument("--repeat", type=int, default=2, help="updates a process; the fastest counts")
     p.add_argument("--rounds", type=int, default=2, help="processes a way; the fastest counts")
     p.add_argument("--verbose", action="store_true")
