@@ -1,0 +1,91 @@
+"""The prompt that is run once, against the stock forward pass on the padded batch, in which every response carries its own prompt and pixels."""
+import random, warnings
+from dataclasses import replace
+import pytest, torch
+from transformers import Qwen2_5_VLForConditionalGeneration
+from videop2r import shared
+from videop2r.families import family_of
+from videop2r.losses import policy_loss
+from videop2r.model import add_lora, tiny_config, token_logprobs
+from videop2r.shared import flex, group_backward, group_states, plain
+from videop2r.tokens import Coder, collate, encode, train_tokenizer
+from videop2r.video import Visual
+from videop2r.world import gold, make_question, wording
+
+CODER = Coder(train_tokenizer([gold(q) + wording(q) + " ".join(q.options) for q in (make_question(random.Random(i)) for i in range(200))]), family_of("qwen2.5-vl"))
+CLIP, WIDE, PICTURE, PLAIN = ("video", 4, 4, 4), ("video", 2, 8, 4), ("image", 1, 4, 8), None
+QUESTIONS = ("How many?", "Who moves first, and which way?", "Which shape is it?", "One and one?")
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    m = add_lora(Qwen2_5_VLForConditionalGeneration(tiny_config(CODER, layers=2)).eval().requires_grad_(False), CODER.family, rank=4, alpha=8)
+    for n, p in m.named_parameters():
+        if "lora_B" in n: torch.nn.init.normal_(p, std=.1)
+    return m
+
+def visual(kind, t, h, w): return Visual(torch.randn(t * h * w, 1176), (t, h, w), kind, .5 if kind == "video" else 0.)
+
+def group(media, g, lengths):
+    "Prompts, the padded batch, and the inputs of a loss."
+    torch.manual_seed(1)
+    prompts = [encode(CODER, q, m and visual(*m)) for q, m in zip(QUESTIONS, media)]
+    said = lambda n: random.Random(n).choices(CODER.ids("the red square waits then moves left"), k=n - 1) + [CODER.eos] if n else []
+    batch = collate(CODER, [replace(e, response=said(n)) for e, n in zip((e for e in prompts for _ in range(g)), lengths)])
+    noise = lambda: torch.randn(batch.response.shape)
+    old, mask = noise() * .1 - 5, batch.response_mask
+    return collate(CODER, prompts), batch, (old, old + .1 * noise(), noise(), mask / mask.sum(1, keepdim=True).clamp(min=1))
+
+def stock(model, batch):
+    "Log-probabilities by the model's own forward pass."
+    of = lambda kind: [v for v in batch.visuals if v is not None and v.kind == kind]
+    pixels = lambda vs: dict(p=torch.cat([v.patches for v in vs]), g=torch.tensor([list(v.grid) for v in vs])) if vs else dict(p=None, g=None)
+    still, moving = pixels(of("image")), pixels(of("video"))
+    z = model(input_ids=batch.ids, attention_mask=batch.mask.long(), mm_token_type_ids=batch.kinds, pixel_values=still["p"], image_grid_thw=still["g"], pixel_values_videos=moving["p"],
+              video_grid_thw=moving["g"], second_per_grid_ts=[v.seconds_per_grid for v in of("video")] or None).logits[:, batch.prompt - 1:-1]
+    z = z.index_fill(-1, torch.tensor(CODER.forbidden(z.shape[-1])), float("-inf"))
+    return z.log_softmax(-1).gather(-1, batch.response[..., None])[..., 0].masked_fill(~batch.response_mask, 0.)
+
+def gradient(model, work):
+    model.zero_grad()
+    work()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+
+def loss_of(logp, fixed, rows, t, n): return policy_loss(logp, *(x[rows, :t] for x in fixed), denominator=n)[0]
+
+def ours(model, prompts, batch, fixed, g, rows, recompute):
+    ids, mask = batch.response, batch.response_mask
+    def loss(h, i, t): return loss_of(token_logprobs(model, h, ids[i, :t], mask[i, :t], CODER)[0], fixed, i, t, len(ids))
+    return gradient(model, lambda: group_backward(model, prompts, ids, mask, g, loss, rows=rows, recompute=recompute))
+
+CASES = {"one video": ((CLIP,), 5, [9, 1, 4, 12, 7]), "one response": ((WIDE,), 1, [6]), "an image": ((PICTURE,), 3, [3, 11, 5]), "text": ((PLAIN,), 2, [4, 8]),
+         "two videos of other sizes": ((CLIP, WIDE), 4, [9, 1, 5, 12, 2, 2, 13, 3]), "videos, an image and text": ((CLIP, WIDE, PICTURE, PLAIN), 3, [9, 1, 5, 12, 12, 12, 2, 7, 3, 1, 1, 4]),
+         "an empty response": ((CLIP, PICTURE), 2, [5, 0, 3, 7])}
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_stock_forward_on_the_padded_batch(model, name):
+    media, g, lengths = CASES[name]
+    prompts, batch, fixed = group(media, g, lengths)
+    logp, n, whole = stock(model, batch), len(lengths), batch.response.shape[1]
+    want = gradient(model, lambda: loss_of(stock(model, batch), fixed, slice(None), whole, n).backward())
+    for rows in (None, 1, 2, 3): # 2 and 3 leave a smaller last turn
+        with torch.no_grad(): h = group_states(model, prompts, batch.response, batch.response_mask, g, rows=rows)
+        assert (token_logprobs(model, h, batch.response, batch.response_mask, CODER)[0] - logp).abs().max() < 1e-5
+        for recompute in ("nothing", "prompt", "all"):
+            got = ours(model, prompts, batch, fixed, g, rows, recompute)
+            assert (got - want).norm() / want.norm() < 1e-4, (rows, recompute)
+
+@pytest.mark.parametrize("attend", (plain, flex), ids=("plain", "flex"))
+def test_other_attention_gives_the_same(model, monkeypatch, attend):
+    prompts, batch, fixed = group((CLIP, PICTURE), 3, [9, 1, 5, 12, 4, 2])
+    monkeypatch.setitem(shared.ATTEND, "cpu", attend)
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"): h = group_states(model, prompts, batch.response, batch.response_mask, 3)
+    with torch.no_grad(): assert (token_logprobs(model, h, batch.response, batch.response_mask, CODER)[0] - stock(model, batch)).abs().max() < 1e-5
+    if attend is flex: return # it has no backward pass on a CPU
+    want = gradient(model, lambda: loss_of(stock(model, batch), fixed, slice(None), batch.response.shape[1], 6).backward())
+    assert (ours(model, prompts, batch, fixed, 3, 2, "nothing") - want).norm() / want.norm() < 1e-4
+
+def test_an_unknown_dial_is_named(model):
+    prompts, batch, _ = group((PLAIN,), 1, [3])
+    with pytest.raises(ValueError, match="unknown recompute 'some'; known: nothing, prompt, all"):
+        group_backward(model, prompts, batch.response, batch.response_mask, 1, None, recompute="some")
