@@ -71,37 +71,48 @@ def peer(m, case, tokens, parts):
     t._get_per_token_logps_and_entropies = spent(parts, lambda grad: "scoring" if grad else "reference", t._get_per_token_logps_and_entropies)
     return t.train
 
-def ours(m, case, tokens, parts, rows=1, recompute="nothing"):
-    "The same step: the vision tower once, the prompt once in each of its three parts."
-    prompt, optimizer = still(case), torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=LR, weight_decay=0.)
-    m.add_adapter("ref", m.peft_config["default"])
-    for n, p in m.named_parameters():
-        if ".default." in n: m.get_parameter(n.replace(".default.", ".ref.")).data.copy_(p.data)
-    example, endless = Example(prompt.ids[0].tolist(), visual=prompt.visuals[0]), SimpleNamespace(**{**vars(coder), "forbidden": lambda n: [EOS]})
+class Ours:
+    "The same step: the vision tower once, the prompt once in each of the three parts that follow."
+    def __init__(self, m, case, tokens, parts, rows, recompute):
+        self.m, self.prompt, self.tokens, self.dials = m, still(case), tokens, (rows, recompute)
+        self.params = [p for p in m.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.params, lr=LR, weight_decay=0.)
+        m.add_adapter("ref", m.peft_config["default"])
+        for n, p in m.named_parameters():
+            if ".default." in n: m.get_parameter(n.replace(".default.", ".ref.")).data.copy_(p.data)
+        for part in ("vision", "sampling", "reference", "update"): setattr(self, part, spent(parts, lambda grad, part=part: part, getattr(self, part)))
+
     @torch.no_grad()
-    def reference(ids, mask, features):
-        with using(m, "ref"): return token_logprobs(m, group_states(m, prompt, ids, mask, G, features), ids, mask, coder)[0]
-    def update(s, ref, features):
+    def vision(self): return see(self.m, self.prompt.visuals)
+
+    def sampling(self, features):
+        endless = SimpleNamespace(**{**vars(coder), "forbidden": lambda n: [EOS]})
+        return sample(self.m, endless, [Example(self.prompt.ids[0].tolist(), visual=self.prompt.visuals[0])], G, self.tokens, features=features)
+
+    @torch.no_grad()
+    def reference(self, s, features):
+        with using(self.m, "ref"): return token_logprobs(self.m, group_states(self.m, self.prompt, s.ids, s.mask, G, features), s.ids, s.mask, coder)[0]
+
+    def update(self, s, ref, features):
         a = torch.tensor(reward(s.texts))
         adv, weights = ((a - a.mean()) / (a.std() + 1e-4))[:, None].expand(s.mask.shape), s.mask / s.mask.sum(1, keepdim=True)
         def loss(h, i, t):
-            logp, _ = token_logprobs(m, h, s.ids[i, :t], s.mask[i, :t], coder)
+            logp, _ = token_logprobs(self.m, h, s.ids[i, :t], s.mask[i, :t], coder)
             return policy_loss(logp, s.logprobs[i, :t], ref[i, :t], adv[i, :t], weights[i, :t], beta=BETA, denominator=G)[0]
-        group_backward(m, prompt, s.ids, s.mask, G, loss, features, rows, recompute)
-        torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.)
-        optimizer.step()
-        optimizer.zero_grad()
-    look, draw, reference, update = (spent(parts, lambda grad, n=n: n, f) for n, f in (("vision", torch.no_grad()(see)), ("sampling", sample), ("reference", reference), ("update", update)))
-    def run():
-        features = look(m, prompt.visuals)
-        s = draw(m, endless, [example], G, tokens, features=features)
-        update(s, reference(s.ids, s.mask, features), features)
-    return run
+        group_backward(self.m, self.prompt, s.ids, s.mask, G, loss, features, *self.dials)
+        torch.nn.utils.clip_grad_norm_(self.params, 1.)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def __call__(self):
+        features = self.vision()
+        s = self.sampling(features)
+        self.update(s, self.reference(s, features), features)
 
 def work(spec):
     m, case, parts = model(), CASES[spec["case"]], {}
     if spec["who"] == "first": return clocked(stock(m, inputs(case)[0], spec["g"], 1), spec)
-    clocked((peer if spec["who"] == "trl" else ours)(m, case, spec["tokens"], parts, *spec["dials"]), spec, parts)
+    clocked((peer if spec["who"] == "trl" else Ours)(m, case, spec["tokens"], parts, *spec["dials"]), spec, parts)
 
 WAYS = {"TRL": ("trl", ()), "ours": ("ours", (1, "nothing")), "ours, prompt run again": ("ours", (1, "prompt"))}
 
