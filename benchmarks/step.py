@@ -1,6 +1,6 @@
 """A whole step of a group of eight: ours against `GRPOTrainer.train`, from sampling to the optimizer's step.
 
-Same weights and prompt (`eighth.py`), a trivial reward, LoRA, reference a frozen copy of the adapter, AdamW; the end token banned, so that both train on eight responses of `--tokens` tokens; processes of their own,
+Same weights and prompt (`eighth.py`), a trivial reward, LoRA, reference a frozen copy of the adapter, AdamW; the end token and the media's placeholders banned, so that both train on eight responses of `--tokens` tokens; processes of their own,
 one thread, the processor's seconds.
 Nothing in TRL is overridden. It takes images only, so the clip goes to both as an image of 8 × 16 × 32 patches (the tower's work is that of the video); and the processor, which needs
 torchvision, is a tokenizer that answers `apply_chat_template` and calls with the prompt's ids and pixels. Its micro-batch is 1, fastest in `update.py`; sampling takes all eight. Its clock: the calls of
@@ -12,7 +12,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 import torch
 from common import machine, show
-from eighth import EOS, IMAGE, LARGE, PAD, SMALL, clocked, coder, inputs, model, padded_cost, shared_cost, spawn
+from eighth import EOS, IMAGE, LARGE, PAD, SMALL, VIDEO, clocked, coder, inputs, model, padded_cost, shared_cost, spawn
 from rollout import stock
 from update import BETA
 from videop2r.losses import policy_loss
@@ -23,6 +23,8 @@ from videop2r.tokens import Batch, Example
 from videop2r.video import Visual
 
 CASES, G, LR = {"small": SMALL, "large": LARGE}, 8, 1e-5
+BANNED = [IMAGE, VIDEO, EOS] # a sampled placeholder would ask for pixels
+endless = SimpleNamespace(**{**vars(coder), "forbidden": lambda n: BANNED})
 
 def still(case):
     "The case's prompt with its clip as an image."
@@ -63,7 +65,7 @@ def peer(m, case, tokens, parts):
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
     utils._use_triton = lambda device: True # score response tokens only, as on a GPU
-    args = GRPOConfig("runs/benchmark", per_device_train_batch_size=1, gradient_accumulation_steps=G, num_generations=G, max_completion_length=tokens, generation_kwargs=dict(min_new_tokens=tokens), top_k=0, max_steps=1,
+    args = GRPOConfig("runs/benchmark", per_device_train_batch_size=1, gradient_accumulation_steps=G, num_generations=G, max_completion_length=tokens, generation_kwargs=dict(suppress_tokens=BANNED), top_k=0, max_steps=1,
                       beta=BETA, loss_type="grpo", learning_rate=LR, use_cpu=True, bf16=False, report_to=[], disable_tqdm=True, save_strategy="no", gradient_checkpointing=False, use_bias_correction_kl=False)
     row = dict(prompt=[dict(role="user", content="?")], image="a clip")
     t = GRPOTrainer(model=m, reward_funcs=reward, args=args, train_dataset=Dataset.from_list([row] * 8), processing_class=processor(still(case)))
@@ -86,18 +88,17 @@ class Ours:
     def vision(self): return see(self.m, self.prompt.visuals)
 
     def sampling(self, features):
-        endless = SimpleNamespace(**{**vars(coder), "forbidden": lambda n: [EOS]})
         return sample(self.m, endless, [Example(self.prompt.ids[0].tolist(), visual=self.prompt.visuals[0])], G, self.tokens, features=features)
 
     @torch.no_grad()
     def reference(self, s, features):
-        with using(self.m, "ref"): return token_logprobs(self.m, group_states(self.m, self.prompt, s.ids, s.mask, G, features), s.ids, s.mask, coder)[0]
+        with using(self.m, "ref"): return token_logprobs(self.m, group_states(self.m, self.prompt, s.ids, s.mask, G, features), s.ids, s.mask, endless)[0]
 
     def update(self, s, ref, features):
         a = torch.tensor(reward(s.texts))
         adv, weights = ((a - a.mean()) / (a.std() + 1e-4))[:, None].expand(s.mask.shape), s.mask / s.mask.sum(1, keepdim=True)
         def loss(h, i, t):
-            logp, _ = token_logprobs(self.m, h, s.ids[i, :t], s.mask[i, :t], coder)
+            logp, _ = token_logprobs(self.m, h, s.ids[i, :t], s.mask[i, :t], endless)
             return policy_loss(logp, s.logprobs[i, :t], ref[i, :t], adv[i, :t], weights[i, :t], beta=BETA, denominator=G)[0]
         group_backward(self.m, self.prompt, s.ids, s.mask, G, loss, features, *self.dials)
         torch.nn.utils.clip_grad_norm_(self.params, 1.)
