@@ -10,6 +10,8 @@ from common import machine, show
 from eighth import Case, clocked, model, padded_cost, shared_cost, spawn
 from update import ours, peer
 
+SECONDS = (1, 2, 5, 10, 20, 50)
+
 def few(layers=1):
     "Take layers away from the model and from its costs."
     eighth.LAYERS, eighth.V_LAYERS = layers, layers
@@ -43,8 +45,9 @@ def plot(found, path):
         part = sorted(part, key=lambda r: r[key])
         x = [r[key] for r in part]
         for label, y, style in (("TRL", [r["trl"] for r in part], "o-"), ("bound", [r["trl"] / r["bound"] for r in part], "k:"), ("ours", [r["ours"] for r in part], "s-")): ax.plot(x, y, style, label=label)
-        ax.set(xlabel=title, xscale="log", yscale="log", xticks=x, xticklabels=x)
+        ax.set(xlabel=title, xscale="log", yscale="log", xticks=x, xticklabels=x, yticks=SECONDS, yticklabels=SECONDS)
         ax.minorticks_off()
+        ax.margins(.12)
         for r in part: ax.annotate(f"{r['times_trl']:.1f}×", (r[key], r["ours"]), xytext=(0, -14), textcoords="offset points", ha="center", fontsize=8)
     axes[0].set(ylabel="seconds an update")
     axes[0].legend(frameon=False)
