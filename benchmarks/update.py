@@ -114,7 +114,7 @@ def rows(a, case, folder):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    p.add_argument("--ways", nargs="+", default=[], metavar="PART", help="only ways whose name holds one of these: " + "; ".join(WAYS))
+    p.add_argument("--ways", nargs="+", default=[], metavar="PART", help="only ways whose name holds one of these, a micro-batch of TRL among them: " + "; ".join(WAYS))
     p.add_argument("--train", choices=("lora", "layers"), default="lora", help="what is trained: LoRA on the frozen base, or all layers")
     p.add_argument("--threads", type=int, default=1, help="with one, seconds are the processor's, which neighbours disturb least; with more, the wall's")
     p.add_argument("--repeat", type=int, default=2, help="updates a process; the fastest counts")
