@@ -143,7 +143,7 @@ def positions(model, batch: Batch):  # (3, b, p + t)
     return vision_language(model).get_rope_index(batch.ids, batch.kinds, image_grid_thw=_grids(batch, "image"), video_grid_thw=_grids(batch, "video"),
                                                  second_per_grid_ts=seconds, attention_mask=batch.mask.long())[0]
 
-# %% ../nbs/07_model.ipynb #b200f8a4
+# %% ../nbs/07_model.ipynb #c6851518
 def hidden_states(model, batch: Batch, features=None):  # (b, t, d), state before each response token
     "The plain way: every row carries its own prompt."
     features = see(model, batch.visuals) if features is None else features
@@ -155,15 +155,14 @@ def hidden_states(model, batch: Batch, features=None):  # (b, t, d), state befor
 def _logits(head, h, forbidden, temperature):
     z = head(h).float()
     if len(forbidden): z = z.index_fill(-1, forbidden, float("-inf"))
-    return z / temperature
+    return z if temperature == 1 else z / temperature
 
 def _chunk_logprobs(h, ids, head, forbidden, temperature):
     z = _logits(head, h, forbidden, temperature)
-    norm = z.logsumexp(-1)
-    entropy = norm - (z.softmax(-1) * z.masked_fill(z.isinf(), 0)).sum(-1)
-    return z.gather(-1, ids[:, None])[:, 0] - norm, entropy.detach()
+    with torch.no_grad(): entropy = torch.special.entr(z.softmax(-1)).sum(-1)
+    return z.gather(-1, ids[:, None])[:, 0] - z.logsumexp(-1), entropy
 
-# %% ../nbs/07_model.ipynb #6380198e
+# %% ../nbs/07_model.ipynb #59896c8d
 def token_logprobs(
     model,
     h,                # (b, t, d) hidden states before each token
@@ -171,12 +170,12 @@ def token_logprobs(
     mask,             # (b, t) of bool: which are real
     coder: Coder,     # whose forbidden ids are masked
     temperature: float = 1.,
-    chunk: int = None, # tokens whose logits stand at once; by default as many as fit 256 MB
+    chunk: int = None, # tokens whose logits stand at once; by default as many as fit 128 MB
 ):                    # two (b, t): log-probabilities, entropies; 0 at padding
     "Log-probability and entropy of each response token."
     head = lm_head(model)
     forbidden = torch.tensor(coder.forbidden(head.out_features), device=h.device)
-    flat, want, chunk = h[mask], ids[mask], chunk or max(1, 2**26 // head.out_features)
+    flat, want, chunk = h[mask], ids[mask], chunk or max(1, 2**25 // head.out_features)
     run = lambda *a: checkpoint(_chunk_logprobs, *a, head, forbidden, temperature, use_reentrant=False)
     parts = [run(a, b) for a, b in zip(flat.split(chunk), want.split(chunk))]
     back = lambda i: torch.zeros(ids.shape, dtype=torch.float32, device=h.device).masked_scatter(mask, torch.cat([p[i] for p in parts]))
