@@ -30,7 +30,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'videop2r.cli._stats': ('cli.html#_stats', 'videop2r/cli.py'),
                               'videop2r.cli._subset': ('cli.html#_subset', 'videop2r/cli.py'),
                               'videop2r.cli._teacher': ('cli.html#_teacher', 'videop2r/cli.py'),
-                              'videop2r.cli.gigabytes': ('cli.html#gigabytes', 'videop2r/cli.py'),
                               'videop2r.cli.main': ('cli.html#main', 'videop2r/cli.py'),
                               'videop2r.cli.pair': ('cli.html#pair', 'videop2r/cli.py'),
                               'videop2r.cli.parser': ('cli.html#parser', 'videop2r/cli.py')},
