@@ -107,7 +107,7 @@ def process_rewards(
     both = dict(pieces=vocabulary(tokenizer), bounds=bounds, form=form, length=length, g=g)
     return [partial(perception_reward, judge=judge, **both), partial(reasoning_reward, how=how, **both)]
 
-# %% ../nbs/16d_trl.ipynb #8d4f0e38
+# %% ../nbs/16d_trl.ipynb #31e99aae
 if find_spec("trl"): from trl import GRPOTrainer as _GRPOTrainer
 else: _GRPOTrainer = type("GRPOTrainer", (), dict(__init__=_needs_trl))
 
@@ -117,13 +117,16 @@ def _own(ids, on, pieces):
     for m, row, n in zip(masks, ids.tolist(), on.sum(1).tolist()): m[:, :n] = torch.from_numpy(segment_masks(row[:n], pieces))
     return masks.to(ids.device)
 
-def _check(t, weights):
-    shape = torch.as_tensor(CREDIT.get(t.credit, t.credit) if isinstance(t.credit, str) else t.credit).shape
-    if shape != (2, len(t.reward_funcs)): raise ValueError(f"credit {t.credit!r} is for {shape[-1]} reward functions, {len(t.reward_funcs)} are given: pass perception's, then reasoning's")
+def _check(t):
+    if isinstance(t.credit, str) and t.credit not in CREDIT: raise ValueError(f"unknown credit matrix {t.credit!r}; known: {', '.join(CREDIT)}")
+    s, k = torch.as_tensor(CREDIT[t.credit] if isinstance(t.credit, str) else t.credit).shape
+    if (s, k) != (2, len(t.reward_funcs)): raise ValueError(f"credit {t.credit!r} is for {k} reward functions, {len(t.reward_funcs)} are given: pass perception's, then reasoning's")
     if t.scale_rewards == "batch": raise ValueError("scale_rewards='batch' would mix the groups that Eq. 6 normalises apart: use 'group' or 'none'")
-    if weights and t.loss_type != "dr_grpo": raise ValueError(f"token weights {weights!r} need GRPOConfig(loss_type='dr_grpo'), not {t.loss_type!r}; or weights=None for TRL's own average over tokens")
+    if t.token_weights not in (None, "process", "response", "batch"): raise ValueError(f"unknown token weights {t.token_weights!r}; known: process, response, batch, or None for TRL's own average")
+    if t.token_weights and t.loss_type != "dr_grpo":
+        raise ValueError(f"token weights {t.token_weights!r} need GRPOConfig(loss_type='dr_grpo'), not {t.loss_type!r}; or weights=None for TRL's own average over tokens")
 
-# %% ../nbs/16d_trl.ipynb #9d30f813
+# %% ../nbs/16d_trl.ipynb #c7c158d2
 class PAGRPOTrainer(_GRPOTrainer):
     "TRL's `GRPOTrainer` with an advantage for each process; `ImportError` without TRL."
     def __init__(self,
@@ -134,7 +137,7 @@ class PAGRPOTrainer(_GRPOTrainer):
     ):
         super().__init__(*args, **kwargs)
         self.credit, self.token_weights, self.pieces = credit, weights, vocabulary(self._tokenizer)
-        _check(self, weights)
+        _check(self)
 
     def _calculate_rewards(self, *args, **kwargs):
         self.rewards_per_func = super()._calculate_rewards(*args, **kwargs)
