@@ -30,7 +30,7 @@ def test_weights_are_those_of_the_class():
     import torch
     from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
     text = dict(hidden_size=2048, intermediate_size=11008, num_hidden_layers=36, num_attention_heads=16, num_key_value_heads=2, vocab_size=151936)
-    with torch.device("meta"): model = AutoModelForImageTextToText.from_config(Qwen2_5_VLConfig(text_config=text, vision_config=dict(out_hidden_size=2048), tie_word_embeddings=True))
+    with torch.device("meta"): model = AutoModelForImageTextToText.from_config(Qwen2_5_VLConfig(text_config=text, vision_config=dict(hidden_size=1280, intermediate_size=3420, out_hidden_size=2048), tie_word_embeddings=True))
     model.tie_weights()
     assert abs(sum(p.numel() for p in model.parameters()) / sum(parameters(SHAPES["3b"]).values()) - 1) < .002
     assert lora_parameters(SHAPES["3b"], 16) == 36 * 16 * sum(a + b for a, b in SHAPES["3b"].linears)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TINY', 'tiny_config', 'linear_patches', 'vision_language', 'lm_head', 'quantisation', 'load', 'see', 'embed',
-           'positions', 'hidden_states', 'token_logprobs', 'add_lora', 'load_adapter', 'merge', 'using']
+           'deepstack', 'positions', 'hidden_states', 'token_logprobs', 'add_lora', 'load_adapter', 'merge', 'using']
 
 # %% ../nbs/07_model.ipynb #61abb0d3
 import json, logging, re, types, warnings
@@ -121,17 +121,29 @@ def see(model, visuals: list, chunk: int = 256) -> list:  # a (n, (1 + k)·d) te
         for i, x in zip(part, _columns(vl.get_video_features(pixels, grids, return_dict=True))): out[i] = x
     return out
 
-# %% ../nbs/07_model.ipynb #127fc113
+# %% ../nbs/07_model.ipynb #63ab3e7d
+def _in_order(batch, features):
+    "(n, (1 + k)·d) of all visual tokens, or None without any; `ValueError` that names the record whose tokens and features differ in number."
+    if len(features) != len(batch.names): raise ValueError(f"{len(features)} features for {len(batch.names)} rows; pass one for each row, None for text alone")
+    for name, n, f in zip(batch.names, (batch.kinds > 0).sum(1).tolist(), features):
+        if n != (have := 0 if f is None else len(f)): raise ValueError(f"record {name}: {have} visual features for {n} visual tokens; pass what `see` made of this batch's own visuals")
+    found = [f for f in features if f is not None]
+    return torch.cat(found) if found else None
+
 def _placed(x, batch, columns): return x.masked_scatter(rearrange(batch.kinds > 0, "b t -> b t 1"), columns.to(x.dtype))
 
-def embed(model, batch: Batch, features: list):  # (b, p + t, d), k of (b, p + t, d)
-    "Token embeddings with visual tokens in place, and what the first k layers add at visual tokens."
-    x = vision_language(model).get_input_embeddings()(batch.ids)
-    found = [f for f in features if f is not None]
-    if not found: return x, []
-    first, *deep = torch.cat(found).split(x.shape[-1], -1)
-    return _placed(x, batch, first), [_placed(torch.zeros_like(x), batch, d) for d in deep]
+def embed(model, batch: Batch, features: list):  # (b, p + t, d)
+    "Token embeddings with visual tokens in place."
+    x, found = vision_language(model).get_input_embeddings()(batch.ids), _in_order(batch, features)
+    return x if found is None else _placed(x, batch, found[:, :x.shape[-1]])
 
+def deepstack(model, batch: Batch, features: list) -> list:  # k of (b, p + t, d)
+    "What the first k layers of the language model add to their output: 0 but at visual tokens."
+    w, found = vision_language(model).get_input_embeddings().weight, _in_order(batch, features)
+    if found is None: return []
+    return [_placed(w.new_zeros(*batch.ids.shape, w.shape[1]), batch, d) for d in found[:, w.shape[1]:].split(w.shape[1], -1) if d.numel()]
+
+# %% ../nbs/07_model.ipynb #fc281c7d
 def _grids(batch, kind):
     found = [list(v.grid) for v in batch.visuals if v is not None and v.kind == kind]
     return torch.tensor(found, device=batch.ids.device) if found else None
@@ -143,13 +155,13 @@ def positions(model, batch: Batch):  # (3, b, p + t)
     return vision_language(model).get_rope_index(batch.ids, batch.kinds, image_grid_thw=_grids(batch, "image"), video_grid_thw=_grids(batch, "video"),
                                                  second_per_grid_ts=seconds, attention_mask=batch.mask.long())[0]
 
-# %% ../nbs/07_model.ipynb #c6851518
+# %% ../nbs/07_model.ipynb #cddcdecd
 def hidden_states(model, batch: Batch, features=None):  # (b, t, d), state before each response token
     "The plain way: every row carries its own prompt."
     features = see(model, batch.visuals) if features is None else features
-    x, deep = embed(model, batch, features)
-    more = dict(visual_pos_masks=batch.kinds > 0, deepstack_visual_embeds=[d[batch.kinds > 0] for d in deep]) if deep else {}
-    out = vision_language(model).language_model(inputs_embeds=x, position_ids=positions(model, batch), attention_mask=batch.mask.long(), use_cache=False, **more)
+    seen, deep = batch.kinds > 0, deepstack(model, batch, features)
+    more = dict(visual_pos_masks=seen, deepstack_visual_embeds=[d[seen] for d in deep]) if deep else {}
+    out = vision_language(model).language_model(inputs_embeds=embed(model, batch, features), position_ids=positions(model, batch), attention_mask=batch.mask.long(), use_cache=False, **more)
     return out.last_hidden_state[:, batch.prompt - 1:-1]
 
 def _logits(head, h, forbidden, temperature):

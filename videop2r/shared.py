@@ -6,7 +6,7 @@
 __all__ = ['ATTEND', 'RECOMPUTE', 'plain', 'flex', 'through', 'Shared', 'prefill', 'response_states', 'group_states',
            'group_backward']
 
-# %% ../nbs/07a_shared.ipynb #cfa5374b
+# %% ../nbs/07a_shared.ipynb #f06ff509
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce, repeat
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
-from .model import embed, positions, see, vision_language
+from .model import deepstack, embed, positions, see, vision_language
 from .tokens import Batch
 
 # %% ../nbs/07a_shared.ipynb #5a81e28d
@@ -155,13 +155,13 @@ class Shared:
         cut = lambda x: x.detach().requires_grad_(x.requires_grad)
         return Shared([cut(x) for x in self.keys], [cut(x) for x in self.values], cut(self.last), self.start, self.bias)
 
-# %% ../nbs/07a_shared.ipynb #a171c1ca
+# %% ../nbs/07a_shared.ipynb #be1a7a16
 def prefill(model, prompts: Batch, features=None, recompute: bool = False) -> Shared:
     "Run prompts once."
     lm, features = vision_language(model).language_model, see(model, prompts.visuals) if features is None else features
-    place, (x, deep), attend = positions(model, prompts), embed(model, prompts, features), _Causal(prompts.mask)
+    place, x, attend = positions(model, prompts), embed(model, prompts, features), _Causal(prompts.mask)
     rope, kept = lm.rotary_emb(x, place), []
-    for layer, seen in zip_longest(lm.layers, deep):
+    for layer, seen in zip_longest(lm.layers, deepstack(model, prompts, features)):
         x, k, v = _run(recompute, _prompt_layer, layer, x, rope, attend)
         x = x if seen is None else x + seen
         kept.append((k, v))
