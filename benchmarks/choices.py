@@ -1,0 +1,114 @@
+"""What each open choice does on the synthetic world: short runs from the same SFT adapters, one for every switch and seed, on the same prompts.
+
+    python benchmarks/choices.py --out runs/choices [--seeds 0 1 2] [--only NAME ...]   run what is missing; results.jsonl grows by a line a run
+    python benchmarks/choices.py --out runs/choices --show [--json]                     the table of what is there
+
+Each seed has traces, SFT and held-out records of its own, as `videop2r demo` makes them; a run is 60 steps of 8 prompts and 8 rollouts. Differences are paired: the same
+held-out records, all seeds together, against our default; 95% intervals over records, which do not cover what another seed would change.
+"""
+import argparse, json, torch
+from dataclasses import replace
+from pathlib import Path
+from common import machine, show
+from videop2r.demo import BOUNDS, RECIPE, Run, _policy, _records, change, fine_tune, teach
+from videop2r.cot import SHORT
+from videop2r.evaluate import difference, evaluate
+from videop2r.generate import to_prompts
+from videop2r.judge import ORACLE
+from videop2r.model import see
+from videop2r.pagrpo import RL, train_rl
+
+OURS = RL(RECIPE, steps=60, prompts=8, g=8, limit=56, lr=8e-4, beta=.02)
+
+def recipe(**kw): return dict(recipe=replace(RECIPE, **kw))
+
+SWITCHES = {
+    "ours": {},
+    "SFT only": None,
+    "GRPO": recipe(credit="grpo"),
+    "without R_R, reasoning credited with R_P": recipe(credit="no_reasoning"),
+    "without R_R, reasoning idle": recipe(credit="no_reasoning_idle"),
+    "without separation": recipe(credit="no_separation"),
+    "without R_len": recipe(length=0.),
+    "dynamic length": recipe(bounds=replace(BOUNDS, stretch=.5)),
+    "token mean per response": recipe(weights="response"),
+    "token mean per batch": recipe(weights="batch"),
+    "tags to nobody": recipe(tags=False),
+    "malformed to reasoning": recipe(owner="reasoning"),
+    "malformed to nobody": recipe(owner="nobody"),
+    "format by Video-R1": recipe(form="video-r1"),
+    "no deviation (Dr. GRPO)": recipe(advantage="dr_grpo"),
+    "leave one out (RLOO)": recipe(advantage="rloo"),
+    "equal rewards dropped (DAPO)": recipe(advantage="dapo"),
+    "truncated left out": recipe(overlong="mask"),
+    "T-GRPO's bonus": recipe(shuffled=4),
+    "no KL": dict(beta=0.),
+    "KL k1": dict(kl="k1"),
+    "KL k2": dict(kl="k2"),
+    "β 0.1": dict(beta=.1),
+    "half the learning rate": dict(lr=4e-4),
+    "double the learning rate": dict(lr=1.6e-3),
+}
+
+def prepared(out, seed):
+    "Model, coder, RL data and held-out data of a seed, after its SFT."
+    run = Run(Path(out) / f"seed{seed}", "default", seed, Path(__file__).resolve().parent.parent / "data_samples")
+    (run.out / "stages").mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    for name, work in dict(traces=teach, sft=fine_tune).items(): run.stage(name, lambda: work(run))
+    model, coder = _policy(run, run.out / "sft" / "last", run.out / "sft" / "last")
+    split = lambda name, n: to_prompts(coder, _records(run, name, n), run.out, SHORT, run.sizes.frames)[:2]
+    data = []
+    for prompts, records in (split("rl", run.sizes.rl_records), split("heldout", run.sizes.heldout)):
+        with torch.no_grad(): data.append((records, prompts, see(model, [p.visual for p in prompts])))
+    return model, coder, *data
+
+def one(ready, name, seed):
+    "Results of one run: a line's worth."
+    model, coder, (records, prompts, features), (held, asked, seen) = ready
+    start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    rows = [] if SWITCHES[name] is None else train_rl(model, coder, records, prompts, features, ORACLE, replace(OURS, seed=seed, **SWITCHES[name]), quiet=True)
+    found = evaluate(model, coder, held, asked, ORACLE, seen, limit=OURS.limit)
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            if n in start: p.copy_(start[n])
+    rewards = {k: [change(rows, k)[x] for x in ("first", "last")] for k in ("reward_perception", "reward_reasoning") if rows}
+    return dict(name=name, seed=seed, **{k: [float(r[k] or 0) for r in found] for k in ("answer", "sufficient", "format")}, **rewards)
+
+def run(a):
+    path = Path(a.out) / "results.jsonl"
+    done = {(r["name"], r["seed"]) for r in read(a)}
+    for seed in a.seeds:
+        todo = [n for n in a.only or SWITCHES if (n, seed) not in done]
+        ready = todo and prepared(a.out, seed)
+        for name in todo:
+            row = one(ready, name, seed)
+            with path.open("a") as f: f.write(json.dumps(row) + "\n")
+            print(seed, name, {k: round(sum(row[k]) / len(row[k]), 3) for k in ("answer", "sufficient", "format")}, flush=True)
+
+def read(a):
+    path = Path(a.out) / "results.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+def table(rows):
+    "A row for each switch."
+    by, out = {(r["name"], r["seed"]): r for r in rows}, []
+    for name in SWITCHES:
+        seeds = [s for s in sorted({r["seed"] for r in rows}) if (name, s) in by and ("ours", s) in by]
+        if not seeds: continue
+        mean = lambda k: [round(100 * sum(by[name, s][k]) / len(by[name, s][k]), 1) for s in seeds]
+        gap = lambda k: difference(*(sum((by[n, s][k] for s in seeds), []) for n in ("ours", name)))
+        told = lambda k: "" if name == "ours" else "{diff:+.1f} [{lo:+.1f}, {hi:+.1f}]".format(**{x: 100 * v for x, v in gap(k).items()})
+        out.append(dict(switch=name, seeds=len(seeds), **{x: v for k in ("answer", "sufficient", "format") for x, v in ((k, mean(k)), (f"{k} − ours", told(k)))}))
+    return out
+
+if __name__ == "__main__":
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--out", default="runs/choices")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    p.add_argument("--only", nargs="+", choices=SWITCHES)
+    p.add_argument("--show", action="store_true")
+    p.add_argument("--json", action="store_true")
+    a = p.parse_args()
+    if not a.show: run(a)
+    show(table(read(a)), a.json, machine("torch"))
