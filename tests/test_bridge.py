@@ -1,5 +1,5 @@
 "The bridge against the TRL that is installed: its gradients with one reward, ours with two, and a run."
-import math, os, subprocess, sys
+import json, math, os, subprocess, sys
 from pathlib import Path
 import pytest, torch
 pytest.importorskip("trl", reason="TRL is not installed; it is an extra: pip install 'videop2r[trl]'")
@@ -182,6 +182,15 @@ def test_two_steps_with_grpos_credit_end_in_trls_weights(folder, tokenizer, tmp_
     start = torch.cat([p.detach().flatten() for p in theirs.model.parameters()])
     a, b = weights_after(theirs), weights_after(make(PAGRPOTrainer, funcs, folder, tokenizer, tmp_path, credit="grpo", weights="response"))
     assert close(b - start, a - start)
+
+def test_two_steps_on_frames(tmp_path):
+    "The family's processor wants torchvision, which `make .venv` puts beside the environment."
+    folder = Path(sys.prefix) / "torchvision"
+    if not folder.exists(): pytest.skip(f"torchvision is not in {folder.name}/ of the environment: pip install --no-deps --target .venv/torchvision torchvision")
+    subprocess.run([sys.executable, str(ROOT / "tests/bridge_images.py"), str(folder), str(tmp_path / "out.json")], check=True, capture_output=True, cwd=ROOT)
+    got = json.loads((tmp_path / "out.json").read_text())
+    assert got["images"] == [4] * 4 and got["advantages"] == got["ids"] and len(got["log"]) == 2
+    assert all("rewards/perception_reward/mean" in row and "rewards/reasoning_reward/mean" in row for row in got["log"])
 
 @pytest.mark.parametrize("how", ("process", "batch"))
 def test_the_split_into_micro_batches_changes_nothing(folder, tokenizer, tmp_path, how):
