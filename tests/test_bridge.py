@@ -1,5 +1,5 @@
 "The bridge against the TRL that is installed: its gradients with one reward, ours with two, and a run."
-import json, math, os, subprocess, sys
+import json, math, os, socket, subprocess, sys
 from pathlib import Path
 import pytest, torch
 pytest.importorskip("trl", reason="TRL is not installed; it is an extra: pip install 'videop2r[trl]'")
@@ -29,11 +29,13 @@ JUDGE = Judge(lambda r, o: Verdict(SAID.get(o)), "as said")
 SILENT = Judge(lambda r, o: Verdict(None if "goes over" in o or "triangle" in o else SAID.get(o)), "often silent")
 NOISE = torch.Generator().manual_seed(0)
 
-@pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer_of():
     t = AutoTokenizer.from_pretrained(samples() / "base")
     t.chat_template = TEMPLATE
     return t
+
+@pytest.fixture(scope="module")
+def tokenizer(): return tokenizer_of()
 
 @pytest.fixture(scope="module")
 def folder(tokenizer, tmp_path_factory):
@@ -200,6 +202,21 @@ def test_the_split_into_micro_batches_changes_nothing(folder, tokenizer, tmp_pat
     start = torch.cat([p.detach().flatten() for p in whole.model.parameters()])
     a, b = weights_after(whole), weights_after(split)
     assert close(b - start, a - start, 1e-5)
+
+def test_two_processes_end_in_one_process_s_weights(folder, tokenizer, tmp_path):
+    "A group on each, over gloo; `batch` needs both processes' tokens."
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        team = dict(ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    env, call = {**os.environ, **team, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, [sys.executable, str(ROOT / "tests/bridge_child.py"), str(folder), "batch", str(tmp_path)]
+    ps = [subprocess.Popen(call, env={**env, "RANK": k, "LOCAL_RANK": k}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) for k in "01"]
+    said = [p.communicate(timeout=200)[1] for p in ps]
+    assert not any(p.returncode for p in ps), "\n".join(said)
+    a, b = (torch.load(tmp_path / f"weights.{k}") for k in "01")
+    alone = make(PAGRPOTrainer, process_rewards(tokenizer, SILENT, BOUNDS), folder, tokenizer, tmp_path, dtype=torch.float32, weights="batch")
+    start = torch.cat([p.detach().flatten() for p in alone.model.parameters()])
+    one = weights_after(alone)
+    assert a.equal(b) and close(a - start, one - start, 1e-4)
 
 @pytest.mark.parametrize("wrong, said", [(dict(loss_type="dapo"), "need GRPOConfig\\(loss_type='dr_grpo'\\)"), (dict(credit="ppo"), "unknown credit matrix 'ppo'"),
                                          (dict(credit=[[1], [1]]), "for 1 reward functions, 2 are given"), (dict(scale_rewards="batch"), "mix the groups"), (dict(weights="token"), "unknown token weights")])
