@@ -10,13 +10,17 @@ from common import machine, show
 from eighth import LIMITS, _status, spawn
 from types import SimpleNamespace
 from videop2r.families import Shape, family_of
-from videop2r.plan import GB, STAGES, Settings, _kv
+from videop2r.plan import GB, STAGES, Settings
 
 SHAPE = dict(hidden=768, layers=12, heads=12, kv=4, inter=2048, vocab=32768, tied=True)
 TEXT, PIXELS = 1024, 28 * 28
 CASES = [("sft", dict(completion=512, micro=2, checkpointing=False)), ("sft", dict(completion=512, micro=4, checkpointing=False)), ("sft", dict(completion=1024, micro=8)),
          ("update", dict(completion=640, group=8, rows=8, recompute="nothing")), ("update", dict(completion=640, group=8, rows=4, recompute="nothing")), ("update", dict(completion=640, group=8, rows=8, recompute="prompt")),
          ("update", dict(completion=1024, group=16, rows=16, recompute="all")), ("sampling", dict(completion=512, group=64))]
+
+FAMILY = family_of("qwen2.5-vl")
+
+def shape(): return Shape(**SHAPE, v_hidden=32, v_layers=1, v_inter=64)
 
 def settings(more): return Settings(frames=1, pixels=PIXELS, text=TEXT - 1, weights="fp32", compute="fp32", rank=8, merged=True, chunk=2**25, **more)
 
@@ -29,14 +33,17 @@ def model():
     tower = dict(depth=1, hidden_size=32, num_heads=2, intermediate_size=64, out_hidden_size=s["hidden"], fullatt_block_indexes=[0])
     torch.manual_seed(0)
     m = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=tower, tie_word_embeddings=True, image_token_id=0, video_token_id=1)).eval().requires_grad_(False)
-    return add_lora(m, family_of("qwen2.5-vl"), rank=8)
+    return add_lora(m, FAMILY, rank=8)
 
 coder = SimpleNamespace(forbidden=lambda n: [0, 1], eos=2, pad=3, text=lambda ids: "")
 
 def batch(rows, response=0):
+    "A batch in which every row but the first ends with one token of padding."
     from videop2r.tokens import Batch
     ids = torch.randint(10, SHAPE["vocab"], (rows, TEXT + response))
-    return Batch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids), TEXT, torch.ones(rows, 2, response, dtype=torch.bool), [None] * rows, [""] * rows)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[1:, -1] = False
+    return Batch(ids, mask, torch.zeros_like(ids), TEXT, torch.ones(rows, 2, response, dtype=torch.bool), [None] * rows, [""] * rows)
 
 def sft(m, o):
     from videop2r.model import hidden_states, token_logprobs
@@ -59,11 +66,29 @@ def update(m, o):
     return lambda: group_backward(m, prompts, ids, mask, o.group, loss, [None], o.rows, o.recompute)
 
 def sampling(m, o):
-    from videop2r.sampling import sample
-    from videop2r.tokens import Example
-    quiet = SimpleNamespace(forbidden=lambda n: [0, 1, 2], eos=2, pad=3, text=lambda ids: "", family=family_of("qwen2.5-vl"), tokenizer=SimpleNamespace(convert_tokens_to_ids=lambda t: 0))
-    prompt = Example(torch.randint(10, SHAPE["vocab"], (TEXT,)).tolist(), [], None, "")
-    return lambda: sample(m, quiet, [prompt], o.group, o.completion, features=[None])
+    "Random words, drawn as `sample` draws them; a quarter of the rows end just before the limit, when moving the others costs most."
+    from videop2r.sampling import _decode, draw
+    from videop2r.shared import prefill
+    prompt, forbidden = batch(1), torch.tensor(coder.forbidden(0))
+    def run():
+        left = [o.completion - 1]
+        def pick(z):
+            left[0] -= 1
+            ids, lp = draw(z.index_fill(-1, forbidden, float("-inf")), 1., 1.)
+            ids = torch.where(ids == coder.eos, 10, ids)
+            if left[0] == 1: ids[:len(ids) // 4] = coder.eos
+            return ids, lp
+        with torch.no_grad(): _decode(m, coder, prefill(m, prompt, [None]), o.group, o.completion, pick)
+    return run
+
+def reference(m, o):
+    from videop2r.model import token_logprobs
+    from videop2r.shared import group_states
+    ids, prompt = torch.randint(10, SHAPE["vocab"], (o.group, o.completion)), batch(1)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    def run():
+        with torch.no_grad(): token_logprobs(m, group_states(m, prompt, ids, mask, o.group, [None]), ids, mask, coder)
+    return run
 
 def work(spec):
     "In a child: print what one step adds to resident memory, in GB."
@@ -77,10 +102,9 @@ def work(spec):
     print(json.dumps(dict(peak=(_status("VmHWM") - start) * 2**20 / GB)))
 
 def row(stage, more):
-    o, s, f = settings(more), Shape(**SHAPE, v_hidden=32, v_layers=1, v_inter=64), family_of("qwen2.5-vl")
-    parts = {k: v / GB for k, v in STAGES[stage](s, o, f).items()}
+    parts = {k: v / GB for k, v in STAGES[stage](shape(), settings(more), FAMILY).items()}
     got, want = spawn(__file__, True, stage=stage, more=more)["peak"], sum(parts.values())
-    return dict(stage=stage, **{k: more.get(k, "") for k in ("completion", "micro", "checkpointing", "group", "rows", "recompute")}, measured_gb=got, predicted_gb=want, predicted_over_measured=want / got, **{f"{k}_gb": parts.get(k, 0.) for k in ("prompt", "activations", "cache", "passing")})
+    return dict(stage=stage, **{k: more.get(k, "") for k in ("completion", "micro", "checkpointing", "group", "rows", "recompute")}, measured_gb=got, predicted_gb=want, predicted_over_measured=want / got, **{f"{k}_gb": parts.get(k, 0.) for k in ("cache", "prompt", "activations", "layer", "logits")})
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

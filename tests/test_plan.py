@@ -1,5 +1,6 @@
 """The plan: every setting moves it, a card that is too small is said before anything is loaded, and the command is one for scripts."""
 import json, subprocess, sys
+from pathlib import Path
 import pytest
 from videop2r.families import SHAPES, lora_parameters, parameters
 from videop2r.plan import GPUS, STAGES, Settings, gpu_of, plan, plan_svg, tightened
@@ -24,7 +25,7 @@ def test_every_size_has_a_plan(size):
     for name, gpu in GPUS.items():
         p = plan(size, name)
         assert set(p.stages) == set(STAGES) and all(v > 0 for v in p.hours.values()) and gpu_of(name) == gpu
-        assert p.stages["sft"]["weights"] * 1e9 > sum(parameters(SHAPES[size]).values()) * .5 and plan_svg(p).count("<rect") == 7 * 5
+        assert p.stages["sft"]["weights"] * 1e9 > sum(parameters(SHAPES[size]).values()) * .5 and plan_svg(p).count("<rect") == 9 * 5
 
 def test_weights_are_those_of_the_class():
     import torch
@@ -46,3 +47,41 @@ def test_the_command_answers_scripts():
     assert json.loads(run("--gpu", "rtx4090", "--price", "1", "--json").stdout)["dollars"]["rl"] == json.loads(run("--gpu", "rtx4090", "--json").stdout)["hours"]["rl"]
     done = run("--gpu", "huge")
     assert done.returncode == 1 and "24GB" in done.stderr and "Traceback" not in done.stderr
+
+@pytest.fixture
+def small(monkeypatch):
+    "The benchmark's steps on a model of a few MB."
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    import memory
+    monkeypatch.setattr(memory, "SHAPE", dict(hidden=256, layers=6, heads=4, kv=2, inter=1024, vocab=512, tied=True))
+    monkeypatch.setattr(memory, "TEXT", 160)
+    return memory
+
+def allocated(run, path):
+    "The most bytes of tensors that stood at once while something ran, beyond those before it."
+    from torch.profiler import ProfilerActivity, profile
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found: run()
+    found.export_chrome_trace(str(path))
+    events = sorted((e for e in json.loads(path.read_text())["traceEvents"] if e.get("name") == "[memory]"), key=lambda e: e["ts"])
+    now = most = 0
+    for e in events:
+        now += e["args"]["Bytes"]
+        most = max(most, now)
+    return most
+
+@pytest.mark.parametrize("stage,more", [("sft", dict(completion=64, micro=1, checkpointing=False)), ("sft", dict(completion=64, micro=3)), ("sampling", dict(completion=16, group=32)), ("sampling", dict(completion=8, group=4)),
+    ("reference", dict(completion=64, group=8)), ("update", dict(completion=96, group=8, rows=8, recompute="nothing")), ("update", dict(completion=96, group=8, rows=2, recompute="prompt")), ("update", dict(completion=96, group=8, rows=8, recompute="all")),
+    ("update", dict(completion=96, group=8, rows=1, recompute="all"))], ids=lambda x: x if isinstance(x, str) else "-".join(map(str, x.values())))
+@pytest.mark.parametrize("compute", ["fp32", "bf16"])
+def test_the_count_is_what_the_allocator_counts(small, stage, more, compute, tmp_path, monkeypatch):
+    import torch
+    from dataclasses import replace
+    from videop2r import shared
+    if compute == "bf16": monkeypatch.setattr(shared, "ATTEND", {}) # as on a GPU
+    m, o, s = small.model(), replace(small.settings(more), compute=compute, weights=compute, merged=compute == "fp32"), small.shape()
+    for n, p in m.named_parameters(): p.data = p.data.to(torch.bfloat16) if compute == "bf16" and "lora" not in n else p.data
+    step = getattr(small, stage)(m, o)
+    def run():
+        with torch.autocast("cpu", torch.bfloat16, enabled=compute == "bf16" and stage == "sft"): step()
+    run() # the gradients stand from now on
+    assert sum(STAGES[stage](s, o, small.FAMILY).values()) == pytest.approx(allocated(run, tmp_path / "trace.json"), rel=.1 if compute == "fp32" else .2)

@@ -144,7 +144,7 @@ class Shape:
 @patch(as_prop=True)
 def head(self: Shape): return self.head_dim or self.hidden // self.heads
 
-# %% ../nbs/01_families.ipynb #077db29a
+# %% ../nbs/01_families.ipynb #b026568e
 @patch(as_prop=True)
 def linears(self: Shape): # (in, out) of the linear layers of one block
     h, q, kv = self.hidden, self.heads * self.head, self.kv * self.head
@@ -155,7 +155,8 @@ def _qwen3(*language, vision=(1152, 27, 4304)): return Shape(*language, *vision,
 _SMALL = (1024, 24, 4096)
 SHAPES = {"3b": Shape(2048, 36, 16, 2, 11008, 151936, True), "7b": Shape(3584, 28, 28, 4, 18944, 152064, False),
           "2b": _qwen3(2048, 28, 16, 8, 6144, 151936, True, vision=_SMALL), "4b": _qwen3(2560, 36, 32, 8, 9728, 151936, True, vision=_SMALL),
-          "8b": _qwen3(4096, 36, 32, 8, 12288, 151936, False), "32b": _qwen3(5120, 64, 64, 8, 25600, 151936, False), "72b": Shape(8192, 80, 64, 8, 29568, 152064, False, v_inter=3456)}
+          "8b": _qwen3(4096, 36, 32, 8, 12288, 151936, False), "32b": Shape(5120, 64, 40, 8, 27648, 152064, False, v_inter=3456),
+          "qwen3vl32b": _qwen3(5120, 64, 64, 8, 25600, 151936, False), "72b": Shape(8192, 80, 64, 8, 29568, 152064, False, v_inter=3456)}
 
 # %% ../nbs/01_families.ipynb #0582f82c
 SIZES = dict(hidden="hidden_size", layers="num_hidden_layers", heads="num_attention_heads", kv="num_key_value_heads", inter="intermediate_size", vocab="vocab_size")
@@ -170,7 +171,7 @@ def _shape_from_config(config):
     return Shape(**{k: text[v] for k, v in SIZES.items()}, tied=bool(tied), **own, head_dim=text.get("head_dim"),
                  deep=len(vision.get("deepstack_visual_indexes", ())), model_type=config.get("model_type", "qwen2_5_vl"))
 
-# %% ../nbs/01_families.ipynb #79a038d2
+# %% ../nbs/01_families.ipynb #7c390e49
 def shape_of(model) -> Shape:
     "The sizes of a name with '7b', '3b', …, a config or a checkpoint's folder; `ValueError` for anything else."
     if isinstance(model, Shape): return model
@@ -179,6 +180,7 @@ def shape_of(model) -> Shape:
         _from_folder(Path(model))
         return _shape_from_config(_read_json(Path(model) / "config.json"))
     found = re.findall(r"(?<![0-9.])(\d+b)(?![a-z0-9])", str(model).lower())
+    if found and "qwen3vl" + found[-1] in SHAPES and "qwen3vl" in _flat(model): return SHAPES["qwen3vl" + found[-1]]
     if not found or found[-1] not in SHAPES: raise ValueError(f"{str(model)!r}: not a size that is written down here; give one of {', '.join(SHAPES)}, a config or a checkpoint's folder")
     return SHAPES[found[-1]]
 
