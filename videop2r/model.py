@@ -83,7 +83,7 @@ def _no_repacking(model):
 def quantisation(compute=torch.float32):
     "NF4 with double quantisation, the vision tower and the head left alone."
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                              bnb_4bit_compute_dtype=compute, llm_int8_skip_modules=["visual", "lm_head"])
+                              bnb_4bit_compute_dtype=compute, llm_int8_skip_modules=["model.visual", "lm_head"]) # names are matched from their start
 
 # %% ../nbs/07_model.ipynb #dd04df4e
 def _attention(device): return "flash_attention_2" if "cuda" in str(device) and find_spec("flash_attn") else "sdpa"
