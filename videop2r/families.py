@@ -77,7 +77,7 @@ def _plain(config): return config if isinstance(config, dict) else config.to_dic
 
 def _from_config(config, where="config"):
     kind = config.get("model_type")
-    if kind not in FAMILIES: raise ValueError(f"{where}: model_type is {kind!r}; the families here are {', '.join(FAMILIES)}")
+    if kind not in FAMILIES: raise ValueError(f"{where}: model_type is {kind!r}; the families here are {', '.join(FAMILIES)}; walkthroughs/add_a_family shows how to add one")
     vision, f = config.get("vision_config", {}), FAMILIES[kind]
     own = {k: vision[v] for k, v in VISION.items() if vision.get(v)}
     area, old = (own.get("patch", f.patch) * own.get("merge", f.merge)) ** 2, (f.patch * f.merge) ** 2
