@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from family_pixels import PIXELS, frames
-from videop2r.families import FAMILIES
-from videop2r.model import add_lora, hidden_states, lm_head, load, load_adapter, merge, positions, tiny_config, token_logprobs, using
+from videop2r.families import FAMILIES, SHAPES, lora_parameters, parameters
+from videop2r.model import add_lora, hidden_states, lm_head, load, load_adapter, merge, positions, see, tiny_config, token_logprobs, using
 from videop2r.sampling import sample
 from videop2r.shared import group_backward, group_states
 from videop2r.tokens import Coder, collate, encode, train_tokenizer
@@ -24,7 +24,7 @@ def make(folder, model_type, **kw):
     coder = Coder(train_tokenizer(WORDS * 5 + ["0123456789. seconds"], 300), FAMILIES[model_type])
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(tiny_config(coder, **{"hidden": 64, "layers": 3, "vision": 64, "depth": 3, **kw}))
-    for p in model.parameters(): torch.nn.init.normal_(p, std=.2) if p.ndim > 1 else None
+    for n, p in model.named_parameters(): torch.nn.init.normal_(p, 0. if p.ndim > 1 or n.endswith("bias") else 1., .2) # biases and norms too, or a lost one would not be seen
     model.save_pretrained(folder), coder.tokenizer.save_pretrained(folder)
     return folder
 
@@ -55,15 +55,21 @@ def theirs(folder, ready, tmp_path_factory):
     assert not done.returncode, done.stderr[-2000:]
     return np.load(out / "batch.npz")
 
-def stock(model, arrays, name):
+@pytest.fixture(scope="module")
+def stock(folder):
+    "The class as transformers has it, its convolution too."
+    from transformers import AutoModelForImageTextToText
+    return AutoModelForImageTextToText.from_pretrained(folder).eval()
+
+def answer(model, arrays, name):
     "The class's own forward on the processor's batch."
     get = {k.split(" ", 1)[1]: torch.from_numpy(arrays[k]) for k in arrays.files if k.startswith(f"{name} ")}
     with torch.no_grad(): return get, model(**{k: v for k, v in get.items() if k != "video_metadata"}).logits
 
 @pytest.mark.parametrize("name", ROWS)
-def test_our_batch_is_the_processors(ready, theirs, name):
+def test_our_batch_is_the_processors(ready, stock, theirs, name):
     coder, model = ready
-    (get, want), batch = stock(model, theirs, name), batch_of(coder, name)
+    (get, want), batch = answer(stock, theirs, name), batch_of(coder, name)
     assert (batch.ids == get["input_ids"])[batch.mask].all() and (batch.mask == get["attention_mask"].bool()).all()
     with torch.no_grad(): got = lm_head(model)(hidden_states(model, replace(batch, prompt=1))) # all states but the last
     assert (got - want[:, :-1])[batch.mask[:, :-1]].abs().max() < 1e-5 * want.abs().max()
@@ -105,15 +111,23 @@ def test_the_shared_prompt_equals_the_plain_way(folder, ready, name, g, rows, re
     assert (grad - want).norm() < 1e-4 * want.norm()
 
 
-def test_greedy_equals_generate(ready):
-    coder, model = ready
-    e = example(coder, 0, ROWS["video"][0])
-    batch, v = collate(coder, [e]), e.visual
-    more = {} if coder.family.model_type == "qwen3_vl" else dict(second_per_grid_ts=[v.seconds_per_grid])
+def generated(model, coder, examples, limit):
+    "What `generate` says greedily, on our batch."
+    batch = collate(coder, examples)
+    kinds = {k: [e.visual for e in examples if e.visual and e.visual.kind == k] for k in ("image", "video")}
+    more = {"second_per_grid_ts": [v.seconds_per_grid for v in kinds["video"]]} if coder.family.tokens_per_second and kinds["video"] else {}
+    for kind, name in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+        if kinds[kind]: more |= {name: torch.cat([v.patches for v in kinds[kind]]), f"{kind}_grid_thw": torch.tensor([list(v.grid) for v in kinds[kind]])}
     with torch.no_grad():
-        out = model.generate(input_ids=batch.ids, attention_mask=batch.mask.long(), mm_token_type_ids=batch.kinds.int(), pixel_values_videos=v.patches, video_grid_thw=torch.tensor([list(v.grid)]),
-                             max_new_tokens=16, do_sample=False, suppress_tokens=[i for i in coder.forbidden(lm_head(model).out_features)], eos_token_id=coder.eos, pad_token_id=coder.pad, **more)
-    assert sample(model, coder, [e], limit=16, temperature=0).rows()[0] == out[0, batch.prompt:].tolist()
+        return model.generate(input_ids=batch.ids, attention_mask=batch.mask.long(), mm_token_type_ids=batch.kinds.int(), max_new_tokens=limit, do_sample=False,
+                              suppress_tokens=coder.forbidden(lm_head(model).out_features), eos_token_id=coder.eos, pad_token_id=coder.pad, **more)[:, batch.prompt:].tolist()
+
+@pytest.mark.parametrize("name", ["image", "video", "videos", "mixed"])
+def test_greedy_equals_generate(ready, stock, name):
+    coder, model = ready
+    examples = [example(coder, i, r) for i, r in enumerate(ROWS[name])]
+    said = [row[:row.index(coder.eos) + 1] if coder.eos in row else row for row in generated(stock, coder, examples, 16)]
+    assert sample(model, coder, examples, limit=16, temperature=0).rows() == said
 
 def test_the_rate_matters(ready):
     coder, model = ready
@@ -121,6 +135,13 @@ def test_the_rate_matters(ready):
     if coder.family.tokens_per_second:
         assert (fast.ids == slow.ids).all() and not (positions(model, fast) == positions(model, slow)).all()
     else: assert coder.text(fast.ids[0].tolist()) != coder.text(slow.ids[0].tolist()) and "seconds>" in coder.text(slow.ids[0].tolist())
+
+def test_features_of_another_batch(ready):
+    coder, model = ready
+    batch, others = batch_of(coder, "mixed"), batch_of(coder, "videos")
+    for features, said in ((see(model, others.visuals), "2 features for 4 rows"), ([None] * 4, "record r0: 0 visual features for"), (see(model, batch.visuals)[::-1], "record r0")):
+        with pytest.raises(ValueError, match=said): hidden_states(model, batch, features)
+        with pytest.raises(ValueError, match=said): group_states(model, batch, batch.ids[:, :1], batch.mask[:, -1:], 1, features)
 
 def test_media_do_not_leak_into_text(ready):
     coder, model = ready
@@ -163,6 +184,16 @@ def test_plain_peft_loads_it_and_merging_gives_the_same(folder, ready, tmp_path)
     with torch.no_grad(): got = token_logprobs(whole, hidden_states(whole, batch), batch.response, batch.response_mask, Coder.load(tmp_path / "whole"))[0]
     assert (got - want).abs().max() < 1e-4
 
+def test_merging_keeps_the_numbers_for_pixels_and_what_it_reads(folder, ready, tmp_path):
+    import shutil
+    shutil.copytree(folder, tmp_path / "m")
+    (tmp_path / "m" / "preprocessor_config.json").write_text(json.dumps(dict(image_mean=[.1, .2, .3], image_std=[.4, .5, .6])))
+    _, adapter = trained(tmp_path / "m", ready[0], tmp_path)
+    merge(tmp_path / "m", adapter, tmp_path / "whole")
+    assert Coder.load(tmp_path / "whole").family == Coder.load(tmp_path / "m").family != ready[0].family
+    for out in (tmp_path / "m", adapter):
+        with pytest.raises(ValueError, match="another folder"): merge(tmp_path / "m", adapter, out)
+
 def test_the_reference_is_the_tuned_model(folder, ready, tmp_path):
     coder = ready[0]
     tuned, adapter = trained(folder, coder, tmp_path)
@@ -175,6 +206,45 @@ def test_the_reference_is_the_tuned_model(folder, ready, tmp_path):
     assert (want - bare).abs().max() > 1e-3 < (read(model, coder) - want).abs().max()
     assert wants == {n: p.requires_grad for n, p in model.named_parameters()} and all(v == ("policy" in n) for n, v in wants.items() if "lora_" in n)
 
+@pytest.mark.parametrize("name", ["reference", None])
+def test_a_frozen_adapter_stays_frozen(folder, ready, tmp_path, name):
+    _, adapter = trained(folder, ready[0], tmp_path)
+    model = load_adapter(load(folder), adapter, "reference")
+    with using(model, name), using(model, None): pass
+    assert not any(p.requires_grad for p in model.parameters())
+
+def test_a_switch_is_undone_after_an_error(folder, ready, tmp_path):
+    model, adapter = trained(folder, ready[0], tmp_path)
+    model = load_adapter(model, adapter, "reference")
+    for name in ("reference", None):
+        with pytest.raises(KeyError), using(model, name): raise KeyError
+        assert model.active_adapter == "policy" and all(p.requires_grad == (".policy." in n) for n, p in model.named_parameters())
+    with pytest.raises(ValueError, match="judge"), using(model, "judge"): pass
+    assert model.active_adapter == "policy"
+
+
+def gradient(model, coder):
+    batch = batch_of(coder, "mixed", "yes and no")
+    model.zero_grad()
+    (-token_logprobs(model, hidden_states(model, batch), batch.response, batch.response_mask, coder)[0].sum()).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+def test_checkpointing_changes_no_gradient(folder, ready):
+    model = add_lora(load(folder), ready[0].family, rank=4, vision=True).train()
+    for n, p in model.named_parameters(): torch.nn.init.normal_(p, std=.1) if "lora_B" in n else None
+    want, runs = gradient(model, ready[0]), []
+    layer = model.get_base_model().model.language_model.layers[0]
+    layer.mlp.register_forward_pre_hook(lambda *_: runs.append(1))
+    model.get_base_model().gradient_checkpointing_enable(dict(use_reentrant=False))
+    assert (gradient(model, ready[0]) - want).norm() < 1e-5 * want.norm() and len(runs) == 2 # forward, and again in the backward pass
+
+def test_four_bits_with_products_in_bfloat16(folder, ready):
+    model = load(folder, nf4=True, dtype=torch.bfloat16, device="cpu")
+    kinds = {n: (type(m).__name__, m.weight.quant_state.nested, m.compute_dtype) for n, m in model.named_modules() if hasattr(m, "compute_dtype") and hasattr(m.weight, "quant_state")}
+    assert len(kinds) == 7 * 3 and all("language_model" in n for n in kinds) and set(kinds.values()) == {("Linear4bit", True, torch.bfloat16)}
+    grad = gradient(add_lora(model, ready[0].family, rank=4), ready[0])
+    assert grad.isfinite().all() and grad.norm() > 0
+
 
 @pytest.mark.parametrize("other,said", [(dict(hidden=128), "made for width"), (dict(layers=4), "no weights for"), (dict(layers=2), "which the base has not")])
 def test_an_adapter_of_another_base(folder, ready, tmp_path, other, said):
@@ -183,6 +253,12 @@ def test_an_adapter_of_another_base(folder, ready, tmp_path, other, said):
     with pytest.raises(ValueError, match=said) as e: load_adapter(base, adapter, "policy")
     assert str(folder) in str(e.value) and str(tmp_path / "other") in str(e.value)
 
+def test_a_base_of_another_name_is_said(folder, ready, tmp_path):
+    import shutil
+    _, adapter = trained(folder, ready[0], tmp_path)
+    shutil.copytree(folder, tmp_path / "sibling")
+    with pytest.warns(UserWarning, match=f"made for {folder} and is loaded on .*sibling"): load_adapter(load(tmp_path / "sibling"), adapter, "policy")
+
 def test_folders_that_hold_no_checkpoint(folder, tmp_path):
     import shutil
     for f in (load, Coder.load):
@@ -190,10 +266,23 @@ def test_folders_that_hold_no_checkpoint(folder, tmp_path):
     with pytest.raises(ValueError, match="adapter_config.json"): load_adapter(load(folder), tmp_path, "policy")
     shutil.copytree(folder, tmp_path / "m")
     torch.save({}, tmp_path / "m" / "pytorch_model.bin"), (tmp_path / "m" / "model.safetensors").unlink()
-    with pytest.raises(OSError, match="safetensors"): load(tmp_path / "m")
+    with pytest.raises(ValueError, match="no .*safetensors, only pytorch_model.bin"): load(tmp_path / "m")
     told = json.loads((folder / "config.json").read_text())
     (tmp_path / "m" / "config.json").write_text(json.dumps(dict(told, model_type="llama")))
-    with pytest.raises(ValueError, match="qwen2_5_vl, qwen3_vl"): load(tmp_path / "m")
+    for f in (load, Coder.load):
+        with pytest.raises(ValueError, match="'llama'.*qwen2_5_vl, qwen3_vl.*add_a_family"): f(tmp_path / "m")
+    for f in (load, lambda x: load_adapter(load(folder), x, "policy")):
+        with pytest.raises(ValueError, match="no such folder"): f(tmp_path / "nowhere")
+
+def test_flash_attention_where_it_cannot_run(folder):
+    with pytest.raises(ValueError, match="flash-attn, a GPU"): load(folder, attention="flash_attention_2", device="cpu")
+
+def test_an_adapter_on_the_hub_comes_without_pickles(folder, ready, tmp_path, monkeypatch):
+    import huggingface_hub
+    asked, (_, adapter) = [], trained(folder, ready[0], tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: asked.append((name, allow_patterns)) or str(adapter))
+    load_adapter(load(folder), "someone/adapter", "policy")
+    assert asked == [("someone/adapter", ["adapter_config.json", "adapter_model.safetensors"])]
 
 def test_a_tokenizer_of_another_checkpoint(folder, tmp_path):
     import shutil
@@ -202,12 +291,26 @@ def test_a_tokenizer_of_another_checkpoint(folder, tmp_path):
     with pytest.raises(ValueError, match="one checkpoint"): Coder.load(tmp_path / "m")
 
 
-REAL = {"qwen2_5_vl": dict(text=dict(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4), layers=28),
-        "qwen3_vl": dict(text=dict(hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128), layers=36)}
+def real_config(s):
+    "A released model's config, from the sizes written down in `families`."
+    from transformers import AutoConfig
+    text = dict(hidden_size=s.hidden, num_hidden_layers=s.layers, num_attention_heads=s.heads, num_key_value_heads=s.kv, intermediate_size=s.inter, vocab_size=s.vocab, head_dim=s.head)
+    vision = dict(hidden_size=s.v_hidden, depth=s.v_layers, intermediate_size=s.v_inter, out_hidden_size=s.hidden)
+    if s.deep: vision |= dict(deepstack_visual_indexes=[i * s.v_layers // (s.deep + 1) for i in range(1, s.deep + 1)], num_position_embeddings=s.places)
+    return AutoConfig.for_model(s.model_type, text_config=text, vision_config=vision, tie_word_embeddings=s.tied)
 
-@pytest.mark.parametrize("model_type", REAL)
-def test_lora_finds_every_linear_at_true_shapes(model_type):
-    from transformers import AutoConfig, AutoModelForImageTextToText
-    with torch.device("meta"): model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(model_type, text_config=dict(REAL[model_type]["text"], vocab_size=152064)))
-    model = add_lora(model, FAMILIES[model_type], rank=16)
-    assert sum("lora_A" in n for n, _ in model.named_parameters()) == 7 * REAL[model_type]["layers"]
+@pytest.mark.parametrize("name", ["3b", "7b", "4b", "8b"])
+def test_the_true_shapes(name):
+    from transformers import AutoModelForImageTextToText
+    s, size = SHAPES[name], lambda ps: sum(p.numel() for p in ps)
+    with torch.device("meta"): model = AutoModelForImageTextToText.from_config(real_config(s))
+    model.tie_weights()
+    told, vl = parameters(s), model.model
+    linears = [m.weight for n, m in vl.language_model.named_modules() if isinstance(m, torch.nn.Linear)]
+    assert len(linears) == 7 * s.layers and size(linears) == told["linears"]
+    assert size({p for p in (vl.language_model.embed_tokens.weight, model.lm_head.weight)}) == told["embeddings"]
+    assert size(p for p in vl.visual.parameters() if p.ndim > 1) == told["vision"]
+    with torch.device("meta"): model = add_lora(model, FAMILIES[s.model_type], rank=16, vision=True)
+    added = {n: p.numel() for n, p in model.named_parameters() if "lora_" in n}
+    assert sum(v for n, v in added.items() if "language_model" in n) == lora_parameters(s, 16)
+    assert sum("visual" in n and "lora_A" in n for n in added) == s.v_layers * (4 if s.deep else 5) # Qwen3-VL's feed-forward layers have no gate
