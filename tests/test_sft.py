@@ -174,13 +174,13 @@ def test_tensorboard_gets_the_rows(world, tmp_path):
 def test_the_gradient_does_not_depend_on_the_split(world):
     from videop2r.sft import Features, accelerator_of, gradients
     coder, examples = world
-    model, found = model_of(coder, replace(SETTINGS, dropout=0.)), []
+    model, found = model_of(coder, replace(SETTINGS, dropout=0.)).double(), [] # in single precision another machine's kernels leave 2e-6
     tokens = sum(len(e.response) for e in examples)
     for micro in (None, 1, 3, 5, 13):
         model.zero_grad()
         gradients(model, coder, accelerator_of(model), list(enumerate(examples)), tokens, Features(model), micro)
         found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]))
-    assert all((g - found[0]).abs().max() < 1e-6 * found[0].abs().max() for g in found[1:])
+    assert all((g - found[0]).abs().max() < 1e-9 * found[0].abs().max() for g in found[1:])
 
 def test_recomputing_layers_changes_nothing(world, whole):
     coder, examples = world
@@ -198,7 +198,7 @@ def traced(media):
     "Records with gold traces, as a file beside their clips."
     from videop2r.cot import parse
     from videop2r.data import write_jsonl
-    from videop2r.generate import with_trace
+    from videop2r.traces import with_trace
     from videop2r.world import from_record, gold, make_records
     records = [with_trace(r, parse(gold(from_record(r))), 1.) for r in make_records(media, 14, "sft")]
     write_jsonl(records, media / "traces.jsonl")
@@ -206,7 +206,7 @@ def traced(media):
 
 def test_a_broken_clip_is_left_out_and_named_and_nothing_takes_its_place(traced, media, tmp_path):
     import shutil
-    from videop2r.finetune import run_sft
+    from videop2r.tools.launch import run_sft
     from videop2r.cot import SHORT
     shutil.copytree(media, tmp_path / "media")
     broken = next(r for r in traced if r.data_type == "video")
@@ -220,7 +220,7 @@ def test_a_broken_clip_is_left_out_and_named_and_nothing_takes_its_place(traced,
 
 def test_traces_made_on_demand_train_as_a_list_does(traced, media, world):
     from videop2r.cot import SHORT
-    from videop2r.finetune import Traces
+    from videop2r.tools.launch import Traces
     coder, examples = world
     s = replace(SETTINGS, steps=4, frames=4)
     lazy = Traces(coder, traced, media, SHORT, s, workers=3)
@@ -230,7 +230,7 @@ def test_traces_made_on_demand_train_as_a_list_does(traced, media, world):
 
 def test_only_media_that_may_be_too_long_are_opened(traced, media, world):
     from videop2r.cot import SHORT
-    from videop2r.finetune import Traces
+    from videop2r.tools.launch import Traces
     from videop2r.sft import check_data
     from videop2r.video import read_media
     opened = []
@@ -242,7 +242,7 @@ def test_only_media_that_may_be_too_long_are_opened(traced, media, world):
     assert opened
 
 def test_agnostic_traces_hold_no_observation(traced, media, world):
-    from videop2r.finetune import Traces, prompt_of
+    from videop2r.tools.launch import Traces, prompt_of
     coder = world[0]
     lazy = Traces(coder, traced, media, prompt_of("short", True), replace(SETTINGS, frames=4), True)
     text = coder.text(lazy[0].response)
