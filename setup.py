@@ -16,7 +16,7 @@ setup(
     python_requires=f">={s['min_python']}",
     keywords=lines("keywords"),
     classifiers=lines("classifiers"),
-    packages=[s["lib_name"]],
+    packages=[s["lib_name"], *(f"{s['lib_name']}.{part}" for part in ("engine", "tools"))],
     install_requires=lines("requirements"),
     extras_require={k.removesuffix("_requirements"): lines(k) for k in s if k.endswith("_requirements")},
     entry_points={"console_scripts": lines("console_scripts"), "nbdev": [f"{s['lib_name']}={s['lib_name']}._modidx:d"]},

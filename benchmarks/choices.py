@@ -10,13 +10,13 @@ import argparse, json, torch
 from dataclasses import replace
 from pathlib import Path
 from common import machine, show
-from videop2r.demo import BOUNDS, RECIPE, Run, _policy, _records, change, fine_tune, teach
+from videop2r.tools.demo import BOUNDS, RECIPE, Run, _policy, _records, change, fine_tune, teach
 from videop2r.cot import SHORT
 from videop2r.evaluate import difference, evaluate
-from videop2r.generate import to_prompts
+from videop2r.traces import to_prompts
 from videop2r.judge import ORACLE
 from videop2r.model import see
-from videop2r.pagrpo import RL, train_rl
+from videop2r.loop import RL, train_rl
 
 OURS = RL(RECIPE, steps=60, prompts=8, g=8, limit=56, lr=8e-4, beta=.02)
 

@@ -33,7 +33,7 @@ def main():
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         child("-c", MAKE, folder, a.records) # apart: a child's high-water mark starts at its parent's size
-        cases = {"data stats": ("-m", "videop2r.cli", "data", "stats", folder), "data check": ("-m", "videop2r.cli", "data", "check", folder), "json.load": ("-c", LOAD, folder)}
+        cases = {"data stats": ("-m", "videop2r.tools.cli", "data", "stats", folder), "data check": ("-m", "videop2r.tools.cli", "data", "check", folder), "json.load": ("-c", LOAD, folder)}
         rows = []
         for name, args in cases.items():
             best = min((child(*args) for _ in range(a.repeat)), key=lambda r: r["seconds"])

@@ -6,11 +6,11 @@ sys.path.insert(0, str(ROOT / "tests"))
 from loopback import serve
 from videop2r import sampling
 from videop2r.cot import SHORT
-from videop2r.generate import to_prompts
+from videop2r.traces import to_prompts
 from videop2r.judge import Judge, chat_judge, question, read_verdict
 from videop2r.model import add_lora, load, see
-from videop2r.pagrpo import RL, Loaded, Loop
-from videop2r.remote import OpenAIChat
+from videop2r.loop import RL, Loaded, Loop
+from videop2r.engine.remote import OpenAIChat
 from videop2r.rewards import Bounds
 from videop2r.rollout import Recipe
 from videop2r.tokens import Coder

@@ -4,7 +4,7 @@ import numpy as np, torch
 from common import machine, show
 from videop2r.cot import Prompt
 from videop2r.evaluate import interval
-from videop2r.keyframes import brief_clip, by_change, by_question, pick, uniform
+from videop2r.tools.keyframes import brief_clip, by_change, by_question, pick, uniform
 from videop2r.model import load
 from videop2r.sampling import respond
 from videop2r.scoring import score

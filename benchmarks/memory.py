@@ -11,7 +11,7 @@ from common import machine, show
 from eighth import LIMITS, _status, spawn
 from types import SimpleNamespace
 from videop2r.families import Shape, family_of
-from videop2r.plan import GB, STAGES, Settings
+from videop2r.tools.plan import GB, STAGES, Settings
 
 SHAPE = dict(hidden=768, layers=12, heads=12, kv=4, inter=2048, vocab=32768, tied=True)
 TEXT, PIXELS = 1024, 28 * 28
@@ -57,7 +57,7 @@ def sft(m, o):
 def update(m, o):
     from videop2r.losses import policy_loss
     from videop2r.model import token_logprobs
-    from videop2r.shared import group_backward
+    from videop2r.engine.shared import group_backward
     ids, prompts = torch.randint(10, SHAPE["vocab"], (o.group, o.completion)), batch(1)
     mask, adv = torch.ones_like(ids, dtype=torch.bool), torch.randn(o.group, 1).expand(ids.shape)
     old, w = torch.full(ids.shape, -10.), torch.full(ids.shape, 1 / o.completion)
@@ -69,7 +69,7 @@ def update(m, o):
 def sampling(m, o):
     "Random words, drawn as `sample` draws them; a quarter of the rows end just before the limit, when moving the others costs most."
     from videop2r.sampling import _decode, draw
-    from videop2r.shared import prefill
+    from videop2r.engine.shared import prefill
     prompt, forbidden = batch(1), torch.tensor(coder.forbidden(0))
     def run():
         left = [o.completion - 1]
@@ -84,7 +84,7 @@ def sampling(m, o):
 
 def reference(m, o):
     from videop2r.model import token_logprobs
-    from videop2r.shared import group_states
+    from videop2r.engine.shared import group_states
     ids, prompt = torch.randint(10, SHAPE["vocab"], (o.group, o.completion)), batch(1)
     mask = torch.ones_like(ids, dtype=torch.bool)
     def run():

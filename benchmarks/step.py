@@ -18,7 +18,7 @@ from update import BETA
 from videop2r.losses import policy_loss
 from videop2r.model import see, token_logprobs, using
 from videop2r.sampling import sample
-from videop2r.shared import group_backward, group_states
+from videop2r.engine.shared import group_backward, group_states
 from videop2r.tokens import Batch, Example
 from videop2r.video import Visual
 

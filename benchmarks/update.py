@@ -14,7 +14,7 @@ from common import machine, show
 from eighth import LARGE, SMALL, clocked, coder, inputs, model, padded_cost, shared_cost, spawn
 from videop2r.losses import policy_loss
 from videop2r.model import see, token_logprobs
-from videop2r.shared import group_backward
+from videop2r.engine.shared import group_backward
 
 BETA, CASES = .04, {"small": SMALL, "large": LARGE}
 

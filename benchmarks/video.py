@@ -5,7 +5,7 @@ import av, numpy as np, torch
 from common import ROOT, child, machine, show
 from videop2r import video
 from videop2r.families import FAMILIES
-from videop2r.framecache import FrameCache, shrink
+from videop2r.engine.framecache import FrameCache, shrink
 from videop2r.video import decoders, read_clip, read_media
 
 FAMILY, THREADS = FAMILIES["qwen2_5_vl"], ("SLICE", "FRAME", "AUTO", "NONE")

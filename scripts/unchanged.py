@@ -6,7 +6,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def tree():
     "Every notebook and picture, exported module and the README, with its bytes."
-    files = [*ROOT.glob("nbs/**/*.ipynb"), *ROOT.glob("nbs/images/*"), *ROOT.glob("videop2r/*.py"), ROOT / "README.md"]
+    files = [*ROOT.glob("nbs/**/*.ipynb"), *ROOT.glob("nbs/images/*"), *ROOT.glob("videop2r/**/*.py"), ROOT / "README.md"]
     return {f: f.read_bytes() for f in files if ".ipynb_checkpoints" not in f.parts and f.exists()}
 
 def main():

@@ -3,7 +3,7 @@ usage: bridge_child.py FOLDER_OF_MODEL TOKEN_WEIGHTS OUT_FOLDER"""
 import os, sys
 import torch
 from test_bridge import BOUNDS, SILENT, TEXTS, make, tokenizer_of, weights_after
-from videop2r.bridge import PAGRPOTrainer, process_rewards
+from videop2r.tools.trl import PAGRPOTrainer, process_rewards
 
 def main(folder, how, out):
     rank, tokenizer = int(os.environ["RANK"]), tokenizer_of()

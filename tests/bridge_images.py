@@ -18,7 +18,7 @@ def processor():
 
 def trained(out):
     from trl import GRPOConfig
-    from videop2r.bridge import PAGRPOTrainer, process_rewards, to_trl
+    from videop2r.tools.trl import PAGRPOTrainer, process_rewards, to_trl
     from videop2r.cot import SHORT
     from videop2r.data import read_jsonl
     from videop2r.judge import ORACLE

@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from videop2r.cot import SHORT
-from videop2r.generate import to_prompts
+from videop2r.traces import to_prompts
 from videop2r.judge import ORACLE
 from videop2r.model import add_lora, load, load_adapter, see
-from videop2r.pagrpo import RL, Team, _state, backward, sum_gradients, totals, train_rl
+from videop2r.loop import RL, Team, _state, backward, sum_gradients, totals, train_rl
 from videop2r.rewards import Bounds
 from videop2r.rollout import Recipe, assign, collect, take
 from videop2r.tokens import Coder

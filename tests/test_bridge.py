@@ -6,7 +6,7 @@ pytest.importorskip("trl", reason="TRL is not installed; it is an extra: pip ins
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 from videop2r.advantages import CREDIT, broadcast, credit, normalise
-from videop2r.bridge import PAGRPOTrainer, process_rewards, to_trl, vocabulary
+from videop2r.tools.trl import PAGRPOTrainer, process_rewards, to_trl, vocabulary
 from videop2r.cot import EXAMPLE, SHORT, parse
 from videop2r.data import RecordError, read_jsonl
 from videop2r.judge import Judge, Verdict
@@ -247,7 +247,7 @@ def test_an_id_that_no_token_has_adds_no_text(tokenizer):
     assert vocabulary(tokenizer)[10**6] == b""
 
 def test_a_row_holds_its_record(tmp_path):
-    from videop2r.bridge import _record
+    from videop2r.tools.trl import _record
     data = to_trl(RECORDS, samples(), n_frames=3)
     rows = data[[0, 0, 1]]
     assert [len(x) for x in rows["images"]] == [3, 3, 3 if RECORDS[1].data_type == "video" else 1] and rows["images"][0][0].size == (84, 84)
@@ -261,7 +261,7 @@ def test_a_missing_column_is_named(tokenizer):
 def test_without_trl_the_module_loads_and_says_what_to_install():
     code = """import sys
 sys.modules["trl"] = sys.modules["datasets"] = None
-from videop2r.bridge import PAGRPOTrainer, to_trl
+from videop2r.tools.trl import PAGRPOTrainer, to_trl
 for use in (PAGRPOTrainer, lambda: to_trl([])):
     try: use()
     except ImportError as e: print(e)"""

@@ -1,10 +1,10 @@
-"The viewer of 20_explore works in JupyterLab: run all cells, move the slider, switch a layer off."
+"The viewer of explore works in JupyterLab: run all cells, move the slider, switch a layer off."
 import os, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK = ROOT/'nbs'/'20_explore.ipynb'
+NOTEBOOK = ROOT/'nbs'/'tools'/'explore.ipynb'
 selenium = pytest.importorskip('selenium', reason='selenium is not installed')
 pytest.importorskip('jupyterlab', reason='JupyterLab is not installed')
 CHROME, DRIVER = (next(filter(None, map(shutil.which, names)), None) for names in (('chromium', 'chromium-browser', 'google-chrome'), ('chromedriver',)))

@@ -3,8 +3,8 @@ import gzip, json, random, subprocess, sys
 from collections import Counter
 import pytest
 from hypothesis import given, settings, strategies as st
-from videop2r.cli import main
-from videop2r.corpus import check, convert, quantile, shares, subset, survey
+from videop2r.tools.cli import main
+from videop2r.tools.corpus import check, convert, quantile, shares, subset, survey
 from videop2r.data import MEDIA, TASKS, Record, RecordError, read_jsonl, read_records, write_jsonl
 
 
@@ -92,5 +92,5 @@ def test_conversion_loses_nothing_in_silence(tmp_path, rows):
 
 
 def test_commands_need_no_torch_and_little_memory(tmp_path, rows):
-    code = "import sys; from videop2r.cli import main; main(['data', 'subset', sys.argv[1], '-n', '5', '--out', sys.argv[2]]); main(['data', 'check', sys.argv[1]]); main(['data', 'convert', sys.argv[1], '--out', sys.argv[2] + '/a.json']); print(sorted({'torch', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    code = "import sys; from videop2r.tools.cli import main; main(['data', 'subset', sys.argv[1], '-n', '5', '--out', sys.argv[2]]); main(['data', 'check', sys.argv[1]]); main(['data', 'convert', sys.argv[1], '--out', sys.argv[2] + '/a.json']); print(sorted({'torch', 'numpy', 'matplotlib'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code, tmp_path / "all.jsonl", tmp_path / "s"], capture_output=True, text=True, check=True).stdout.strip().endswith("[]")

@@ -15,7 +15,7 @@ def written(path, text, pack=False):
     return path
 
 
-@pytest.mark.parametrize("module", ["data", "families", "plan"])
+@pytest.mark.parametrize("module", ["data", "families", "tools.plan"])
 def test_no_torch(module):
     code = f"import sys, videop2r.{module}; print(sorted({{'torch', 'transformers', 'numpy', 'PIL'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
@@ -23,7 +23,7 @@ def test_no_torch(module):
 
 def test_plan_and_readers_need_no_torch(tmp_path):
     file = written(tmp_path / "a.jsonl", json.dumps(GOOD))
-    code = f"import sys; from videop2r.data import *; from videop2r.plan import *; list(read_records({str(file)!r})); plan('3b')._repr_markdown_(); print('torch' in sys.modules)"
+    code = f"import sys; from videop2r.data import *; from videop2r.tools.plan import *; list(read_records({str(file)!r})); plan('3b')._repr_markdown_(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from videop2r.cot import SHORT
 from videop2r.data import Record, RecordError, read_records
-from videop2r.demo import PRESETS, change, open_run
-from videop2r.generate import Store, to_prompts, verify
+from videop2r.tools.demo import PRESETS, change, open_run
+from videop2r.traces import Store, to_prompts, verify
 from videop2r.judge import ORACLE, Judge, Verdict
 from videop2r.model import add_lora, load, see
 from videop2r.rollout import Recipe, collect
@@ -101,7 +101,7 @@ def test_change_has_an_interval():
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_ctrl_c_leaves_what_is_finished_and_a_second_run_goes_on(tmp_path):
-    command = [sys.executable, "-m", "videop2r.cli", "demo", "--preset", "smoke", "--out", str(tmp_path / "run"), "--samples", str(SAMPLES)]
+    command = [sys.executable, "-m", "videop2r.tools.cli", "demo", "--preset", "smoke", "--out", str(tmp_path / "run"), "--samples", str(SAMPLES)]
     p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # a background job inherits SIGINT as ignored
     for _ in range(600):

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest
 from videop2r.families import FAMILIES, Family
-from videop2r.framecache import FrameCache, shrink
+from videop2r.engine.framecache import FrameCache, shrink
 from videop2r.video import Clip, VideoError, prepare, read_media
 from videop2r.world import samples
 
@@ -67,7 +67,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path):
 WORKER = """
 import random, sys; sys.path.insert(0, {tests!r})
 from test_framecache import QWEN, made
-from videop2r.framecache import FrameCache
+from videop2r.engine.framecache import FrameCache
 cache, draw = FrameCache({folder!r} + "/c", QWEN, gigabytes=2e-4, read=made), random.Random(int(sys.argv[1]))
 for _ in range(int(sys.argv[2])):
     i = draw.randrange(40)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from videop2r.cot import SHORT
 from videop2r.data import write_jsonl
-from videop2r.funnel import FUNNEL, tally, write_funnel
-from videop2r.generate import ChatTeacher, LocalTeacher, TooManyFailures, dry_run, generate
+from videop2r.tools.funnel import FUNNEL, tally, write_funnel
+from videop2r.traces import ChatTeacher, LocalTeacher, TooManyFailures, dry_run, generate
 from videop2r.judge import ORACLE, Judge, Verdict
-from videop2r.remote import OpenAIChat, Reply
+from videop2r.engine.remote import OpenAIChat, Reply
 from videop2r.tokens import Coder
 from videop2r.world import World, from_record, gold, make_records, samples
 from test_store import FORK

@@ -1,5 +1,6 @@
 """The house rules: what a notebook may hold, what may import what, and what loads torch."""
-import ast, json, re, statistics, subprocess, sys, time, zipfile
+import ast, json, re, subprocess, sys, time, zipfile
+from graphlib import TopologicalSorter
 from pathlib import Path
 import pytest
 
@@ -15,9 +16,23 @@ def lines(src): return [l for l in src.splitlines() if l.strip() and not l.strip
 def tree(src): return ast.parse("\n".join("pass" if re.match(r"\s*[%!]", l) else l for l in src.splitlines()))
 
 def exported():
-    "Module name to notebook name."
+    "Module name to notebook."
     found = {p: re.search(r"#\|\s*default_exp\s+(\S+)", "\n".join(cells(p))) for p in BOOKS}
-    return {m[1]: p.name for p, m in found.items() if m}
+    return {m[1]: p for p, m in found.items() if m}
+
+def wing(module): return module.split(".")[0] if "." in module else "lessons"
+
+def imports(src):
+    "Modules of ours that a piece of code imports, inside functions too."
+    found = [n for n in ast.walk(tree(src)) if isinstance(n, ast.ImportFrom) and (n.module or "").split(".")[0] == "videop2r"]
+    return {".".join([n.module, a.name][:2 if n.module in ("videop2r", "videop2r.engine", "videop2r.tools") else 1]).removeprefix("videop2r.") for n in found for a in n.names}
+
+def is_exported(src): return re.search(r"^#\|\s*exports?\b", src, re.M)
+
+def arrows():
+    "Which exported module imports which."
+    home = exported()
+    return {m: {i for c in cells(p) if is_exported(c) for i in imports(c) if i in home} for m, p in home.items()}
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda p: p.name)
 def test_title_and_subtitle(book):
@@ -36,13 +51,30 @@ def test_functions_are_short(path):
     found = [(n.name, n.end_lineno - n.lineno + 1) for s in sources for n in ast.walk(tree(s)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
     assert not [f for f in found if f[1] > 25 and f[0] not in LONG]
 
-@pytest.mark.parametrize("book", BOOKS, ids=lambda p: p.name)
-def test_exported_imports_point_downwards(book):
+def test_exported_imports_point_downwards():
+    "A lesson imports lessons before it and the engine; the engine imports lessons; only tools import tools."
     home = exported()
-    for c in cells(book):
-        if not re.search(r"^#\|\s*export", c, re.M): continue
-        top = [n for n in tree(c).body if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("videop2r.")]
-        for n in top: assert home[n.module.split(".")[1]] < book.name, f"{book.name} imports {n.module}"
+    place = {m: str(p.relative_to(ROOT / "nbs")) for m, p in home.items()}
+    back = [(m, i) for m, found in arrows().items() for i in found if wing(i) == "tools" != wing(m) or wing(m) == wing(i) == "lessons" and place[i] >= place[m]]
+    assert not back
+
+def test_no_circle_of_imports():
+    list(TopologicalSorter(arrows()).static_order())
+
+def test_a_module_stands_where_its_notebook_does():
+    for m, p in exported().items():
+        folder, name = p.parent.name, re.sub(r"^\d+_", "", p.stem)
+        assert m == (f"{folder}.{name}" if folder in ("engine", "tools") else name), (m, p)
+        assert folder in ("engine", "tools") or re.match(r"\d_\w+/\d_\w+$", f"{folder}/{p.stem}"), p
+
+@pytest.mark.parametrize("book", [p for p in BOOKS if p.parent.name in ("0_start", "1_method")], ids=lambda p: p.name)
+def test_first_lessons_use_no_tools(book):
+    assert not [i for c in cells(book) for i in imports(c) if wing(i) == "tools"]
+
+def test_links_lead_somewhere():
+    lost = [(p.name, link) for p in BOOKS for c in cells(p, "markdown") for link in re.findall(r"\]\(([^)#\s]+)", c)
+            if not re.match(r"https?:|mailto:|data:", link) and not (p.parent / link).exists()]
+    assert not lost
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda p: p.name)
 def test_stored_outputs_are_small_and_whole(book):
@@ -73,7 +105,7 @@ def test_import_is_fast():
     assert min(seconds() for _ in range(3)) - min(bare() for _ in range(3)) < .3
 
 @pytest.mark.parametrize("code", ["import videop2r.data", "import videop2r.families", "import videop2r.cot", "import videop2r.scoring",
-                                  "from videop2r.cli import main; main(['plan'])", "from videop2r.cli import main; main(['data', 'stats', 'data_samples/train.jsonl'])"])
+                                  "from videop2r.tools.cli import main; main(['plan'])", "from videop2r.tools.cli import main; main(['data', 'stats', 'data_samples/train.jsonl'])"])
 def test_no_torch(code):
     assert python(code + "; import sys; print('torch' in sys.modules)").strip().endswith("False")
 
@@ -81,12 +113,12 @@ def test_wheel_holds_every_module_and_the_command(tmp_path):
     pytest.importorskip("setuptools")
     subprocess.run([sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--quiet", "-w", str(tmp_path)], cwd=ROOT, check=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as z: names, entry = z.namelist(), [z.read(n).decode() for n in z.namelist() if n.endswith("entry_points.txt")]
-    assert {f"videop2r/{p.name}" for p in ROOT.glob("videop2r/*.py")} <= set(names)
-    assert "videop2r = videop2r.cli:main" in entry[0].replace("videop2r=", "videop2r = ").replace("  ", " ")
+    assert {str(p.relative_to(ROOT)) for p in ROOT.glob("videop2r/**/*.py")} <= set(names)
+    assert "videop2r = videop2r.tools.cli:main" in entry[0].replace("videop2r=", "videop2r = ").replace("  ", " ")
 
 @pytest.mark.parametrize("command", ["demo", "plan", "data", "generate", "sft", "rl", "ask", "report"])
 def test_every_command_has_help(command, capsys):
-    from videop2r.cli import main
+    from videop2r.tools.cli import main
     with pytest.raises(SystemExit) as e: main([command, "--help"])
     assert e.value.code == 0 and "usage: videop2r" in capsys.readouterr().out
 

@@ -7,7 +7,7 @@ from videop2r.cot import example_record
 from videop2r.data import Record
 from videop2r.judge import ATTACKS, LONGEST, ORACLE, Judge, Verdict, attacks, base_judge, chat_judge, panel, plain, question, read_verdict, recorded, recording, states_answer
 from videop2r.model import add_lora, load
-from videop2r.remote import AnthropicChat, Cache, OpenAIChat, Reply
+from videop2r.engine.remote import AnthropicChat, Cache, OpenAIChat, Reply
 from videop2r.tokens import Coder
 from videop2r.world import World, gold_observation, paraphrase, question_of, samples, to_record
 

@@ -2,7 +2,7 @@
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from videop2r.cot import Prompt
-from videop2r.keyframes import brief_clip, by_change, by_question, pick, read_keyframes, relevance, uniform
+from videop2r.tools.keyframes import brief_clip, by_change, by_question, pick, read_keyframes, relevance, uniform
 from videop2r.model import load
 from videop2r.tokens import Coder
 from videop2r.video import Clip, read_clip
@@ -49,7 +49,7 @@ def test_a_brief_event_is_missed_evenly_and_found_by_change(decoys):
 def test_relevance_is_the_divergence_from_a_blank_clip(base):
     clip, r, _ = brief_clip(1, 4)
     got = relevance(*base, clip, TEXT.render(r))
-    from videop2r.keyframes import first_token
+    from videop2r.tools.keyframes import first_token
     logp = lambda c: first_token(*base, [c], TEXT.render(r))[0]
     blank = logp(Clip(np.full((8, 84, 84, 3), 124, np.uint8), 8.))
     for w in (0, 5):

@@ -4,7 +4,7 @@ from pathlib import Path
 import av, numpy as np, pytest
 from PIL import Image
 from videop2r.data import Journal, Record
-from videop2r.media import audit, gallery
+from videop2r.engine.media import audit, gallery
 from videop2r.video import VideoError, read_media
 
 STORM = bool(os.environ.get("VIDEOP2R_STORM"))
@@ -122,7 +122,7 @@ def test_a_second_run_reads_only_what_is_new_or_changed_or_was_given_too_little_
 SCRIPT = """
 import sys; sys.path.insert(0, {tests!r})
 from test_media import strange
-from videop2r.media import audit
+from videop2r.engine.media import audit
 if {main}: audit({folder!r}, out={out!r}, workers=2, seconds={seconds}, read=strange, quiet=True)
 """
 

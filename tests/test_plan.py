@@ -3,7 +3,7 @@ import json, subprocess, sys
 from pathlib import Path
 import pytest
 from videop2r.families import SHAPES, lora_parameters, parameters
-from videop2r.plan import GPUS, STAGES, Settings, gpu_of, plan, plan_svg, tightened
+from videop2r.tools.plan import GPUS, STAGES, Settings, gpu_of, plan, plan_svg, tightened
 
 @pytest.mark.parametrize("change,stage", [(dict(frames=32), "update"), (dict(pixels=256 * 784), "sft"), (dict(completion=1536), "update"), (dict(micro=8), "sft"), (dict(rank=64), "sampling"),
     (dict(weights="bf16"), "reference"), (dict(checkpointing=False), "sft"), (dict(recompute="nothing"), "update"), (dict(group=16), "sampling"), (dict(rows=8), "update"), (dict(compute="fp32"), "sft")])
@@ -36,7 +36,7 @@ def test_weights_are_those_of_the_class():
     assert abs(sum(p.numel() for p in model.parameters()) / sum(parameters(SHAPES["3b"]).values()) - 1) < .002
     assert lora_parameters(SHAPES["3b"], 16) == 36 * 16 * sum(a + b for a, b in SHAPES["3b"].linears)
 
-def run(*args): return subprocess.run([sys.executable, "-m", "videop2r.cli", "plan", *args], capture_output=True, text=True)
+def run(*args): return subprocess.run([sys.executable, "-m", "videop2r.tools.cli", "plan", *args], capture_output=True, text=True)
 
 def test_the_command_answers_scripts():
     done = run("--model", "7b", "--gpu", "24GB", "--frames", "16", "--group", "8")
@@ -76,7 +76,7 @@ def allocated(run, path):
 def test_the_count_is_what_the_allocator_counts(small, stage, more, compute, tmp_path, monkeypatch):
     import torch
     from dataclasses import replace
-    from videop2r import shared
+    from videop2r.engine import shared
     if compute == "bf16": monkeypatch.setattr(shared, "ATTEND", {}) # as on a GPU
     m, o, s = small.model(), replace(small.settings(more), compute=compute, weights=compute, merged=compute == "fp32"), small.shape()
     for n, p in m.named_parameters(): p.data = p.data.to(torch.bfloat16) if compute == "bf16" and "lora" not in n else p.data

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("openai")
 pytest.importorskip("anthropic")
 from loopback import serve
-from videop2r.remote import AnthropicChat, Cache, OpenAIChat, Reply, key_of
+from videop2r.engine.remote import AnthropicChat, Cache, OpenAIChat, Reply, key_of
 
 ASK = [dict(role="system", content="Be brief."), dict(role="user", content="Where?")]
 KINDS = dict(openai=lambda url, **kw: OpenAIChat("m", f"{url}/v1", **kw), anthropic=lambda url, **kw: AnthropicChat("m", url, **kw))
@@ -93,7 +93,7 @@ def test_what_was_paid_for_is_asked_once(tmp_path):
         assert len(s.seen) == 5 and len(cache) == 4
 
 
-WRITER = "import sys; from videop2r.remote import Cache\nc = Cache(sys.argv[1])\nfor i in range(300): c.put(f'{sys.argv[2]}-{i}', dict(i=i))"
+WRITER = "import sys; from videop2r.engine.remote import Cache\nc = Cache(sys.argv[1])\nfor i in range(300): c.put(f'{sys.argv[2]}-{i}', dict(i=i))"
 
 def test_a_cache_is_shared_by_processes_and_threads(tmp_path):
     path = str(tmp_path / "c.db")
@@ -111,4 +111,4 @@ def test_keys_depend_on_content_alone():
 
 
 def test_no_torch():
-    assert subprocess.run([sys.executable, "-c", "import sys, videop2r.remote; print('torch' in sys.modules, 'openai' in sys.modules)"], capture_output=True, text=True).stdout.strip() == "False False"
+    assert subprocess.run([sys.executable, "-c", "import sys, videop2r.engine.remote; print('torch' in sys.modules, 'openai' in sys.modules)"], capture_output=True, text=True).stdout.strip() == "False False"

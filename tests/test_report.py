@@ -2,7 +2,7 @@
 import copy, json, math, os, re
 from html.parser import HTMLParser
 import pytest
-from videop2r.report import SECTIONS, group_html, headline, load_report, render, sample_report, smooth, svg, write_report
+from videop2r.tools.report import SECTIONS, group_html, headline, load_report, render, sample_report, smooth, svg, write_report
 
 EVIL = '<script>alert(1)</script><img src=x onerror=alert(1)>"\'&'
 VOID = {'meta', 'img', 'br', 'hr', 'path', 'rect', 'use'}

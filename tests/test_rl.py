@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest, torch
 from loopback import serve
 from rl_child import RECIPE, both, fresh, prepared, run, settings
-from videop2r import pagrpo
+from videop2r import loop as pagrpo
 from videop2r.advantages import findings
 from videop2r.health import health
 from videop2r.judge import ORACLE, Judge, Verdict, chat_judge
 from videop2r.model import hidden_states, token_logprobs
-from videop2r.pagrpo import PRESETS, RECIPES, Loaded, Loop, NotFinite, Team, _state, backward, describe, preset_of, run_rl, train_rl
-from videop2r.remote import OpenAIChat
+from videop2r.loop import PRESETS, RECIPES, Loaded, Loop, NotFinite, Team, _state, backward, describe, preset_of, run_rl, train_rl
+from videop2r.engine.remote import OpenAIChat
 from videop2r.rollout import assign, collect, join, shuffled, take
 from videop2r.tokens import collate
 

@@ -3,11 +3,11 @@ import random, warnings
 from dataclasses import replace
 import pytest, torch
 from transformers import Qwen2_5_VLForConditionalGeneration
-from videop2r import shared
+from videop2r.engine import shared
 from videop2r.families import family_of
 from videop2r.losses import policy_loss
 from videop2r.model import add_lora, tiny_config, token_logprobs
-from videop2r.shared import flex, group_backward, group_states, plain
+from videop2r.engine.shared import flex, group_backward, group_states, plain
 from videop2r.tokens import Coder, collate, encode, train_tokenizer
 from videop2r.video import Visual
 from videop2r.world import gold, make_question, wording

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from videop2r.cot import SHORT, render
 from videop2r.data import read_jsonl
-from videop2r.generate import ChatTeacher, generate
+from videop2r.traces import ChatTeacher, generate
 from videop2r.judge import Judge, Verdict
-from videop2r.remote import Reply
-from videop2r.store import Ledger, Shard, Store, identity, merge
+from videop2r.engine.remote import Reply
+from videop2r.engine.store import Ledger, Shard, Store, identity, merge
 from videop2r.world import World, make_records
 
 WORKERS, RECORDS = 4, 60
 STORM = 100 if os.environ.get("VIDEOP2R_STORM") else 10
 FORK = mp.get_context("forkserver") # children start at once, from a process without threads that has the imports done
-FORK.set_forkserver_preload(["videop2r.generate", "videop2r.world", "hypothesis", "pytest"])
+FORK.set_forkserver_preload(["videop2r.traces", "videop2r.world", "hypothesis", "pytest"])
 
 class Register:
     "Notes each paid call on disk, before and after, with the thread that made it."
