@@ -2,7 +2,8 @@
 import gzip, json, random, re, subprocess, sys
 import pytest
 from hypothesis import given, settings, strategies as st
-from videop2r.data import OFFICIAL, VIDEO_R1, Journal, Record, RecordError, read_jsonl, read_records, resolve, to_form, write_jsonl, write_parts, write_records
+from videop2r.engine.files import Journal
+from videop2r.data import OFFICIAL, VIDEO_R1, Record, RecordError, read_jsonl, read_records, resolve, to_form, write_jsonl, write_parts, write_records
 from videop2r.families import FAMILIES, SHAPES, family_of, shape_of
 
 GOOD = dict(problem_id="1", problem="Which way?", problem_type="multiple choice", data_type="video", path="./a/1.mp4",
@@ -80,7 +81,7 @@ def test_other_bad_files(tmp_path):
 
 def test_list_is_streamed_in_small_chunks(tmp_path):
     rows = [{**GOOD, "problem_id": str(i), "problem": "ü {[\\\"" * (i % 50 + 1)} for i in range(400)]
-    from videop2r.data import _chunks, _list_items
+    from videop2r.engine.files import _chunks, _list_items
     for text in (json.dumps(rows), json.dumps(rows, indent=2, ensure_ascii=False), "\ufeff" + json.dumps(rows)):
         file = written(tmp_path / "t.json", text)
         for size in (7, 64, 1 << 20): assert [d for _, d in _list_items(_chunks(file, size), "t")] == rows
