@@ -229,7 +229,7 @@ def child(code, *args):
     return subprocess.run([sys.executable, "-c", bound + code, *map(str, args)], capture_output=True, text=True)
 
 
-READ = "import sys; from videop2r.data import *\ntry: print(sum(1 for r in read_records(sys.argv[1], print)))\nexcept RecordError as e: print('refused:', e)"
+READ = "import sys; from videop2r.data import RecordError, read_records\ntry: print(sum(1 for r in read_records(sys.argv[1], print)))\nexcept RecordError as e: print('refused:', e)"
 
 def bomb(path, head, block, times, tail=b""):
     with gzip.open(path, "wb", compresslevel=9) as f:

@@ -6,12 +6,13 @@
 __all__ = ['CHUNK', 'LARGEST', 'RATIO', 'SPARE', 'READERS', 'replacing', 'write_text', 'write_json', 'read_json', 'Journal',
            'RecordError', 'kind_of', 'items', 'parts_of']
 
-# %% ../../nbs/engine/files.ipynb #c471cd94
+# %% ../../nbs/engine/files.ipynb #6e2e373b
 import codecs, glob, gzip, json, os, re, threading, zlib
 from contextlib import contextmanager
 from pathlib import Path
+from fastcore.basics import patch
 
-# %% ../../nbs/engine/files.ipynb #b9f5d3a5
+# %% ../../nbs/engine/files.ipynb #9a4d245d
 def _sync(path):
     "Hand a file, or the entries of a folder, to the disk; a system without folders that can be opened is left alone."
     try: handle = os.open(path, os.O_RDONLY)
@@ -20,6 +21,7 @@ def _sync(path):
     except OSError: pass # some file systems have no such call
     finally: os.close(handle)
 
+# %% ../../nbs/engine/files.ipynb #c5b0ddd3
 @contextmanager
 def replacing(
     path, # the file to make or to replace; its folder is made if it is not there
@@ -38,7 +40,7 @@ def replacing(
         raise type(e)(e.errno, f"{e.strerror}; nothing of it was kept", str(path)) from e
     finally: part.unlink(missing_ok=True)
 
-# %% ../../nbs/engine/files.ipynb #0d0c02ad
+# %% ../../nbs/engine/files.ipynb #076c6d74
 def write_text(path, text: str):
     "Replace a text file."
     with replacing(path) as part: part.write_text(text, encoding="utf-8")
@@ -58,7 +60,7 @@ def read_json(
     except ValueError as e:
         raise ValueError(f"{path}: is not JSON ({e}); restore it, or remove it to start afresh") from None
 
-# %% ../../nbs/engine/files.ipynb #89f0da6c
+# %% ../../nbs/engine/files.ipynb #a7dbae86
 class Journal:
     "An append-only file of JSON lines; `rows` holds what was there when it was opened and what was added."
     def __init__(self, path):
@@ -85,16 +87,18 @@ class Journal:
         file.truncate(start)
         raise OSError(f"{self.path}: the disk took only part of a row; make room and run again")
 
-    def reset(self, rows: list):
-        "Hold these rows and no others."
-        with self.guard:
-            with replacing(self.path) as part: part.write_bytes(_lines_of(rows))
-            self.rows = list(rows)
-
 def _lines_of(rows):
     return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode("utf-8", "surrogatepass")
 
-# %% ../../nbs/engine/files.ipynb #930a5268
+# %% ../../nbs/engine/files.ipynb #8d3c1ee0
+@patch
+def reset(self: Journal, rows: list):
+    "Hold these rows and no others."
+    with self.guard:
+        with replacing(self.path) as part: part.write_bytes(_lines_of(rows))
+        self.rows = list(rows)
+
+# %% ../../nbs/engine/files.ipynb #be88d081
 class RecordError(ValueError):
     "A record, or a file of records, that cannot be used; `where` and `field` say which."
     def __init__(self, message, where="", field=""):
@@ -111,7 +115,7 @@ def _broken(where, e):
 def _too_large(where):
     raise RecordError(f"{where}: one record is longer than {LARGEST >> 20} MB; no record is: cut or remove it", where)
 
-# %% ../../nbs/engine/files.ipynb #927eb757
+# %% ../../nbs/engine/files.ipynb #eb0e57a3
 def _chunks(path, size=CHUNK):
     "The text of a file or a gzip archive, a chunk at a time."
     decode = codecs.getincrementaldecoder("utf-8-sig")().decode
@@ -126,7 +130,7 @@ def _bomb(name):
     what = f"inflates more than {RATIO}-fold, as a gzip bomb does"
     raise RecordError(f"{name}: {what}; fetch it again, or give it unpacked", name)
 
-# %% ../../nbs/engine/files.ipynb #6e758190
+# %% ../../nbs/engine/files.ipynb #08fbb02d
 def _lines(chunks, name):
     "Lines with their number, from 1."
     n, rest = 1, ""
@@ -146,7 +150,7 @@ def _line_items(chunks, name):
         except (ValueError, RecursionError) as e:
             yield where, RecordError(f"{where}: is not valid JSON ({e}); write one object a line", where)
 
-# %% ../../nbs/engine/files.ipynb #64f558f3
+# %% ../../nbs/engine/files.ipynb #fd1d62b4
 _BETWEEN = re.compile(r"[\s,]*")
 
 def _grow(chunks, text, where, e="it ends"):
@@ -175,7 +179,7 @@ def _list_items(chunks, name):
             yield where, item
             n += 1
 
-# %% ../../nbs/engine/files.ipynb #f32866f1
+# %% ../../nbs/engine/files.ipynb #29639f26
 READERS = {".jsonl": _line_items, ".json": _list_items}
 
 def kind_of(path) -> str: # ".jsonl" or ".json", packed or not
@@ -192,7 +196,7 @@ def items(path): # yields (where, value or `RecordError`)
     try: yield from read(_chunks(path), path.name)
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as e: _broken(path.name, e)
 
-# %% ../../nbs/engine/files.ipynb #4928c9ec
+# %% ../../nbs/engine/files.ipynb #eb4586cc
 def _in_order(path): return [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", str(path))]
 
 def _is_part(path):
