@@ -5,12 +5,12 @@ import pytest, torch
 pytest.importorskip("trl", reason="TRL is not installed; it is an extra: pip install 'videop2r[trl]'")
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
-from videop2r.advantages import CREDIT, broadcast, credit, normalise
+from videop2r.advantages import CREDIT, broadcast, credit, normalise, token_weights
 from videop2r.tools.trl import PAGRPOTrainer, process_rewards, to_trl, vocabulary
 from videop2r.cot import EXAMPLE, SHORT, parse
 from videop2r.data import RecordError, read_jsonl
 from videop2r.judge import Judge, Verdict
-from videop2r.losses import policy_loss, token_weights
+from videop2r.losses import policy_loss
 from videop2r.rewards import LENGTHS, Bounds, rewards
 from videop2r.scoring import score_record
 from videop2r.tokens import segment_masks

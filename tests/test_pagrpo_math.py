@@ -5,9 +5,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 import pytest, torch
 from hypothesis import assume, given, settings, strategies as st
-from videop2r.advantages import ADVANTAGES, CREDIT, broadcast, credit, findings, informative, normalise, zero_variance
+from videop2r.advantages import ADVANTAGES, CREDIT, broadcast, credit, findings, informative, normalise, token_weights, zero_variance
 from videop2r.cot import EXAMPLE, TAGS, parse
-from videop2r.losses import KL, policy_loss, token_terms, token_weights
+from videop2r.losses import KL, policy_loss, token_terms
 from videop2r.rewards import FORMATS, LENGTHS, Bounds, length_reward, rewards, settle, temporal_bonus, without_tags, worked_example
 
 settings.register_profile("steady", deadline=None, database=None, derandomize=True)  # a busy machine is no failure

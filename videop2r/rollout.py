@@ -16,10 +16,9 @@ from threading import Thread
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from .advantages import ADVANTAGES, CREDIT, broadcast, credit, normalise, zero_variance
+from .advantages import ADVANTAGES, CREDIT, broadcast, credit, normalise, token_weights, zero_variance
 from .cot import parse
 from .judge import Judge, Verdict
-from .losses import token_weights
 from .model import see, token_logprobs, using
 from .rewards import FORMATS, PROCESSES, Bounds, RewardTable, rewards, settle, temporal_bonus, without_tags
 from .sampling import sample

@@ -15,10 +15,9 @@ import torch
 from einops import rearrange
 from fastcore.basics import patch
 from PIL import Image
-from ..advantages import CREDIT, broadcast, credit, normalise, zero_variance
+from ..advantages import CREDIT, broadcast, credit, normalise, token_weights, zero_variance
 from ..cot import Prompt, parse
 from ..data import Record, RecordError, resolve
-from ..losses import token_weights
 from ..rewards import PROCESSES, Bounds, rewards
 from ..scoring import score_record
 from ..tokens import segment_masks, token_bytes
