@@ -6,12 +6,12 @@
 __all__ = ['GROUND', 'INK', 'UNDERLINE', 'TEXT', 'WRONG', 'ARMS', 'ARM_INK', 'ABOVE', 'BELOW', 'UNKNOWN', 'shade', 'token_html',
            'legend_html', 'escaped', 'markdown_table', 'png_uri', 'picture_html']
 
-# %% ../../nbs/engine/paint.ipynb #a1cecd54
+# %% ../../nbs/engine/paint.ipynb #d4fa39f2
 import base64, io, math, re
 from html import escape
 from itertools import groupby
 
-# %% ../../nbs/engine/paint.ipynb #abbe32a5
+# %% ../../nbs/engine/paint.ipynb #1a7888bc
 GROUND = dict(prompt="#eceef1", perception="#cfe3f5", reasoning="#fde3c8", both="#c4c4c4")
 INK = dict(prompt="#5f6b7c", perception="#1d6fb8", reasoning="#b85c00", both="#555555")
 UNDERLINE = dict(prompt="none", perception="solid", reasoning="double", both="dotted")
@@ -20,20 +20,20 @@ TEXT, WRONG = "#1c2330", "#b00020" # ink on any of these grounds; a fault
 ARMS = dict(base="Base", sft="SFT", grpo="GRPO", pagrpo="PA-GRPO")
 ARM_INK = dict(base="#868d99", sft="#5b6472", grpo="#111827", pagrpo="#7c3aed")
 
-ABOVE, BELOW = "0,114,178", "213,94,0"
-UNKNOWN = "repeating-linear-gradient(45deg,#d7dce3 0 3px,#f2f4f7 3px 6px)"
+ABOVE, BELOW, UNKNOWN = (0, 114, 178), (213, 94, 0), "#d7dce3"
 
 def shade(
     value,      # None or NaN: unknown
     top: float, # the size that gets the full shade
-) -> str:       # a CSS background
-    "Blue above 0 and vermillion below, stronger with size; hatched where there is no number."
+) -> str:       # #rrggbb
+    "Blue above 0 and vermillion below, stronger with size; grey where there is no number."
     if value is None or math.isnan(value): return UNKNOWN
     if not value or not top: return "#ffffff"
     strength = .15 + .45 * min(1., abs(value) / top)
-    return f"rgba({ABOVE if value > 0 else BELOW},{strength:.2f})"
+    mixed = (round(255 + (c - 255) * strength) for c in (ABOVE if value > 0 else BELOW))
+    return "#" + "".join(f"{c:02x}" for c in mixed)
 
-# %% ../../nbs/engine/paint.ipynb #ddc629b0
+# %% ../../nbs/engine/paint.ipynb #f4f33c43
 def _number(value):
     "A value with its sign, and a mark that needs no colour."
     if value is None or math.isnan(value): return "no number"
@@ -42,16 +42,14 @@ def _number(value):
 def _token(text, owner, value, top):
     ground, label = GROUND[owner], owner
     if value is not False:
-        tint = shade(value, top)
-        ground = f"linear-gradient({tint},{tint}),#fff" if tint.startswith("rgba") else tint
-        label = f"{owner}, {_number(value)}"
+        ground, label = shade(value, top), f"{owner}, {_number(value)}"
     line = f"border-bottom:4px {UNDERLINE[owner]} {INK[owner]}"
     shown = escape(text).replace("\n", "↵")
     return f'<span title="{label}" style="background:{ground};color:{TEXT};{line};padding:1px 2px">{shown}</span>'
 
 def _sign(value): return f'<small style="opacity:.8;padding:0 4px">{_number(value)}</small>'
 
-# %% ../../nbs/engine/paint.ipynb #19a08edd
+# %% ../../nbs/engine/paint.ipynb #4c40cd33
 def token_html(
     texts: list,           # of each token
     owners: list,          # of each: "prompt", "perception", "reasoning" or "both"
@@ -70,7 +68,7 @@ def token_html(
         parts.append(sign + gap.join(_token(*row, top) for row in run))
     return f'<div style="line-height:2.1;white-space:pre-wrap">{gap.join(parts)}</div>'
 
-# %% ../../nbs/engine/paint.ipynb #e1c2df78
+# %% ../../nbs/engine/paint.ipynb #2ccb6fcb
 def legend_html(
     owners=("perception", "reasoning"), # in the order in which they are named
     values: bool = False,               # say what the shades mean
@@ -81,11 +79,11 @@ def legend_html(
         line = f"border-bottom:4px {UNDERLINE[owner]} {INK[owner]}"
         return f'<span style="background:{ground};color:{TEXT};{line};padding:1px 6px;margin-right:10px">{owner}</span>'
     tints = {"▲ above the group's mean": shade(1, 1), "▼ below it": shade(-1, 1)} if values else {}
-    marks = [f'<span style="background:linear-gradient({t},{t}),#fff;color:{TEXT};padding:1px 6px;margin-right:10px">{name}</span>'
-             for name, t in tints.items()]
+    look = f"color:{TEXT};padding:1px 6px;margin-right:10px"
+    marks = [f'<span style="background:{tint};{look}">{name}</span>' for name, tint in tints.items()]
     return f'<div style="margin:4px 0">{"".join([*map(box, owners), *marks])}</div>'
 
-# %% ../../nbs/engine/paint.ipynb #7f4e4d9d
+# %% ../../nbs/engine/paint.ipynb #02e5022d
 _SPECIAL = re.compile(r"([\\`*_\[\]!#|~])")
 
 def escaped(text, limit: int = None) -> str:
@@ -104,7 +102,7 @@ def markdown_table(
     rule = "|" + "|".join("--:" if i in right else "---" for i in range(len(head))) + "|"
     return "\n".join([line(head), rule, *map(line, rows)])
 
-# %% ../../nbs/engine/paint.ipynb #f53755c4
+# %% ../../nbs/engine/paint.ipynb #e9f6f5f8
 def png_uri(picture) -> str: # a PIL image, or a figure of matplotlib
     "A picture as a `data:` address."
     out = io.BytesIO()
