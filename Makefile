@@ -30,8 +30,9 @@ test: $(STAMP)  ## notebooks, tests, generated files, and the demo's smoke prese
 storm: $(STAMP)  ## the long tests too: hundreds of damaged clips, kills at random moments
 	VIDEOP2R_STORM=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-lab: $(STAMP)  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab nbs
+lab: $(STAMP)  ## open JupyterLab on the notebooks, trusted, with the command at hand
+	$(BIN)/jupyter trust nbs/*.ipynb nbs/*/*.ipynb > /dev/null
+	PATH="$$PWD/$(BIN):$$PATH" $(BIN)/jupyter lab nbs/index.ipynb
 
 readme: $(STAMP)  ## make README.md from nbs/index.ipynb
 	$(BIN)/python scripts/readme.py

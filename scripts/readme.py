@@ -4,6 +4,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HIDDEN = re.compile(r"^#\|\s*(hide|default_exp)\b", re.M)
+ONLY_OUTPUT = re.compile(r"^#\|\s*hide_input\b", re.M)
 
 def links(text):
     "Links to notebooks and pictures, as seen from the repository's root."
@@ -24,10 +25,10 @@ def cell(c, pictures):
     source = "".join(c["source"])
     if c["cell_type"] == "markdown": return links(source)
     if c["cell_type"] != "code" or HIDDEN.search(source): return ""
-    code = "\n".join(l for l in source.splitlines() if not l.startswith("#|"))
+    code = "" if ONLY_OUTPUT.search(source) else "\n".join(l for l in source.splitlines() if not l.startswith("#|"))
     shown = [o for o in c.get("outputs", []) if o["output_type"] in ("stream", "execute_result", "display_data")]
     outputs = [output(o, f"index-{c['id']}-{i}", pictures) for i, o in enumerate(shown)]
-    return "\n\n".join([f"```python\n{code}\n```", *filter(None, outputs)])
+    return "\n\n".join(filter(None, [code and f"```python\n{code}\n```", *outputs]))
 
 def readme():
     "The whole README, and its pictures by path."
