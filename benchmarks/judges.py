@@ -6,14 +6,15 @@ from videop2r.evaluate import interval
 from videop2r.judge import ORACLE, attacks, base_judge, panel
 from videop2r.model import load
 from videop2r.tokens import Coder
-from videop2r.world import TYPE, World, paraphrase, question_of, samples, spoil, sufficient, to_record
+from videop2r.oracle import paraphrase, spoil, sufficient
+from videop2r.world import KINDS, World, question_of, samples, to_record
 
 def observations(n, seed):
     "Triples of record, observation and whether it suffices by construction, every second one spoiled."
     rng = random.Random(seed)
     for i in range(n):
         q = question_of(f"judged{seed}", i, World(brief=.1))
-        good = bool(i // len(TYPE) % 2)
+        good = bool(i // len(KINDS) % 2)
         yield to_record(q, f"j{i}", f"{i}.mp4"), paraphrase(q, rng) if good else spoil(q, rng)[0], good
 
 def agreement(judge, cases):

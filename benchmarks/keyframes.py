@@ -10,14 +10,14 @@ from videop2r.sampling import respond
 from videop2r.scoring import score
 from videop2r.tokens import Coder, encode
 from videop2r.video import Clip, prepare
-from videop2r.world import World, draw, make_question, samples, to_record
+from videop2r.world import World, draw_frames, make_question, samples, to_record
 
 BRIEF = Prompt("Answer briefly.", {})
 
 def ordinary(seed, frames=96):
     "A clip of the world in slow motion, without flashes; no event is shorter than the gap of even sampling."
     q = make_question(random.Random(seed), World(brief=0., still=0., distractors=2), ("direction", "mover", "order", "shape", "count", "movers", "distance"))
-    a = draw(q.scene)
+    a = draw_frames(q.scene)
     return Clip(a.repeat(frames // len(a), 0), 8., path=f"ordinary{seed}.mp4"), to_record(q, f"ordinary{seed}", "x.mp4"), set()
 
 def cases(decoys, seed, n): return [ordinary(1000 * seed + i) if decoys is None else brief_clip(1000 * seed + i, decoys) for i in range(n)]

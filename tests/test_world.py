@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from videop2r.data import read_records
 from videop2r.video import read_media
-from videop2r.world import (TYPE, World, answer_text, draw, from_record, gold_observation, make_records, make_scene, oracle_errors, paraphrase, question_of,
-                            samples, solve, read_claims, spoil, sufficient, write_samples)
+from videop2r.oracle import oracle_errors, paraphrase, read_claims, spoil, sufficient
+from videop2r.world import (KINDS, World, answer_text, draw_frames, from_record, gold_observation, make_records, make_scene, question_of, samples, solve,
+                            write_samples)
 
 SAMPLES = samples(Path(__file__).parent.parent / "data_samples")
 
@@ -24,8 +25,8 @@ def test_embedded_splits_share_no_clip_and_all_decode():
 
 def test_every_kind_and_type_is_there():
     rs = list(read_records(SAMPLES / "heldout.jsonl"))
-    assert {r.extra["kind"] for r in rs} == set(TYPE)
-    assert {r.problem_type for r in rs} == set(TYPE.values())
+    assert {r.extra["kind"] for r in rs} == set(KINDS)
+    assert {r.problem_type for r in rs} == {k.type for k in KINDS.values()}
     assert {r.data_type for r in rs} == {"image", "video"}
 
 def test_things_never_overlap():
@@ -59,4 +60,4 @@ def test_a_false_claim_contradicts_even_where_the_answer_is_right():
 def test_numbering_is_stable(tmp_path):
     few, many = list(make_records(tmp_path / "a", 5, "s")), list(make_records(tmp_path / "b", 9, "s"))
     assert [r.to_dict() for r in few] == [r.to_dict() for r in many[:5]]
-    assert (draw(from_record(few[0]).scene) == draw(from_record(many[0]).scene)).all()
+    assert (draw_frames(from_record(few[0]).scene) == draw_frames(from_record(many[0]).scene)).all()

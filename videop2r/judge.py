@@ -17,7 +17,8 @@ from .engine.remote import chat_of
 from .sampling import sample
 from .engine.shared import group_states
 from .tokens import MARKUP, Coder, collate, encode
-from .world import from_record, sufficient
+from .oracle import sufficient
+from .world import from_record
 
 # %% ../nbs/3_training/1_judge.ipynb #9ff7d5fe
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from .engine.store import Ledger, Shard, Store, digest, identity
 from .engine.reading import ahead, prompts_ahead, to_prompts, unfit
 from .tokens import Coder
 from .video import read_media, resize, smart_resize
-from .world import from_record, sufficient
+from .oracle import sufficient
+from .world import from_record
 
 # %% ../nbs/3_training/2_traces.ipynb #d7198b3d
 def _ends(path, n=1 << 16):

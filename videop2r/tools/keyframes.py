@@ -16,7 +16,7 @@ from ..model import lm_head
 from ..engine.shared import prefill
 from ..tokens import Coder, collate, encode
 from ..video import Clip, prepare, read_clip, sample_indices, sampled_fps
-from ..world import COLOURS, SHAPES, Scene, Thing, draw
+from ..world import COLOURS, SHAPES, Scene, Thing, draw_frames
 
 # %% ../../nbs/tools/keyframes.ipynb #fb9bd0c3
 def pick(
@@ -108,7 +108,7 @@ def brief_clip(
     target, stays = (Thing(colours[i], rng.choice(SHAPES), cells[i]) for i in range(2))
     starts = [span * k for k in rng.sample(range(1, frames // span - 1), decoys + 1)]
     shown = {starts[0]: target, **{s: Thing(rng.choice(colours[2:]), rng.choice(SHAPES), rng.choice(cells[2:])) for s in starts[1:]}}
-    pictures = {s: draw(Scene((stays, *([shown[s]] if s in shown else [])), still=True))[0] for s in range(0, frames, span)}
+    pictures = {s: draw_frames(Scene((stays, *([shown[s]] if s in shown else [])), still=True))[0] for s in range(0, frames, span)}
     texts = rng.sample(SHAPES, len(SHAPES))
     record = Record(problem_id=f"brief{seed}", problem=f"What shape is the {target.colour} thing?", problem_type="multiple choice", path=f"brief{seed}.mp4",
                     options=[f"{l}. {t}" for l, t in zip("ABCD", texts)], solution=f"<answer>{'ABCD'[texts.index(target.shape)]}</answer>")
