@@ -6,7 +6,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-LONG = {}  # functions over 25 lines that stay so, with the reason
+LONG = {}  # functions over 35 lines that stay so, with the reason
 
 def cells(path, kind="code"):
     return ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
@@ -42,14 +42,14 @@ def test_title_and_subtitle(book):
 @pytest.mark.parametrize("book", BOOKS, ids=lambda p: p.name)
 def test_cells_are_short(book):
     sizes = sorted(len(lines(c)) for c in cells(book) if c.strip())
-    assert max(sizes, default=0) <= 30
+    assert max(sizes, default=0) <= 35
     assert len(sizes) < 10 or sizes[int(.9 * (len(sizes) - 1))] <= 20
 
 @pytest.mark.parametrize("path", [*BOOKS, *ROOT.glob("tests/*.py"), *ROOT.glob("scripts/*.py"), *ROOT.glob("benchmarks/*.py")], ids=lambda p: p.name)
 def test_functions_are_short(path):
     sources = cells(path) if path.suffix == ".ipynb" else [path.read_text()]
     found = [(n.name, n.end_lineno - n.lineno + 1) for s in sources for n in ast.walk(tree(s)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    assert not [f for f in found if f[1] > 25 and f[0] not in LONG]
+    assert not [f for f in found if f[1] > 35 and f[0] not in LONG]
 
 def test_exported_imports_point_downwards():
     "A lesson imports lessons before it and the engine; the engine imports lessons; only tools import tools."
