@@ -1,6 +1,6 @@
 "Rollouts, the loop on one and two processes, resume after a kill, and bad input that must not be trained on."
 import json, os, signal, socket, subprocess, sys, time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 import pytest, torch
 from loopback import serve
@@ -12,6 +12,7 @@ from videop2r.judge import ORACLE, Judge, Verdict, chat_judge
 from videop2r.model import hidden_states, token_logprobs
 from videop2r.loop import PRESETS, RECIPES, Loaded, Loop, NotFinite, Team, _state, backward, describe, preset_of, run_rl, train_rl
 from videop2r.engine.remote import OpenAIChat
+from videop2r.recipe import Recipe
 from videop2r.rollout import assign, collect, join, shuffled, take
 from videop2r.tokens import collate
 
@@ -67,7 +68,7 @@ def test_truncated_responses_are_counted_and_masked_where_wanted(given, model):
     assert mask.weights.sum() == 0 and torch.equal(mask.advantage, keep.advantage)
 
 @pytest.mark.parametrize("recipe", (dict(form="video-r1"), dict(advantage="dr_grpo"), dict(advantage="rloo"), dict(advantage="dapo"), dict(owner="reasoning"), dict(owner="nobody"),
-                                    dict(tags=False), dict(weights="batch"), dict(weights="response"), dict(missing=0.), dict(accuracy=.5, format=0., length=0.), dict(credit="no_separation")))
+                                    dict(tags=False), dict(weights="batch"), dict(weights="response"), dict(missing=0.), dict(accuracy=.5, format=0., length=0.), dict(credit="no_separation"), dict(credit=[[1, .5], [0, 1]]), dict(bounds="dynamic")))
 def test_every_switch_trains(given, model, recipe):
     r = rollout(given, model, recipe=replace(RECIPE, **recipe))
     metrics = backward(model, given[0], given[2][:3], given[3][:3], r, settings())
@@ -232,6 +233,19 @@ def test_a_completion_of_no_tokens(given, model):
     assert gone.weights[0].sum() == 0 and all(torch.isfinite(torch.tensor(v)) for v in metrics.values())
     row = dict(describe(gone), step=0, **metrics)
     assert row["empty"] == 1 and "empty responses" in {f.kind for f in health([row])}
+
+def test_a_reward_that_falls_and_flat_groups_at_the_end_are_found_in_a_run_of_four_steps():
+    seen = [(1.97, .5), (1.82, .5), (1.6, .75), (1.38, 1.)]
+    rows = [dict(step=i, reward_perception=x, zero_variance_perception=flat, reward_reasoning=1.5, zero_variance_reasoning=.2) for i, (x, flat) in enumerate(seen)]
+    found = {f.kind: f.what for f in health(rows)}
+    assert found.keys() == {"reward falls", "all rewards equal"} and "fell from 1.97 to 1.38" in found["reward falls"] and "last step" in found["all rewards equal"]
+    assert health([dict(r, reward_perception=1.9 + .05 * (i % 2), zero_variance_perception=.3) for i, r in enumerate(rows * 10)]) == []
+
+def test_any_matrix_makes_a_recipe():
+    half, again = (Recipe(credit=m, bounds="dynamic") for m in ([[1, .5], [0, 1]], ((1., .5), (0., 1.))))
+    assert half == again and hash(half) == hash(again) and Recipe(**json.loads(json.dumps(asdict(half)))) == half
+    for wrong in ([[1, 0]], [1, 0], "ppo", None, [[1, 0], [0, float("nan")]], [["a", 0], [0, 1]], [[1, 0, 0], [0, 1, 0]]):
+        with pytest.raises(ValueError, match="recipe: credit is .* or 2 × 2 numbers"): Recipe(credit=wrong)
 
 def test_no_observation_in_any_rollout(given, model):
     "Both processes own every token; said by findings, metrics and panel."
