@@ -6,12 +6,105 @@
 __all__ = ['SYMPTOMS', 'Symptom', 'Health', 'health']
 
 # %% ../nbs/3_training/8_health.ipynb #ef28587d
-import math
+import json, math
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from .rewards import PROCESSES
 
 # %% ../nbs/3_training/8_health.ipynb #74226433
+def _mean(rows, key):
+    "Mean of what is known; NaN where nothing is."
+    known = [row[key] for row in rows if isinstance(row.get(key), (int, float))]
+    known = [x for x in known if math.isfinite(x)]
+    return sum(known) / len(known) if known else math.nan
+
+def _flat(last, before):
+    for process in PROCESSES:
+        share, now = (_mean(rows, f"zero_variance_{process}") for rows in (last, last[-1:]))
+        everywhere = share >= .8
+        reward = _mean(last if everywhere else last[-1:], f"reward_{process}")
+        what = f"all rewards of {process} are equal, at a mean reward of {reward:.2f}"
+        if everywhere: yield f"in {share:.0%} of groups {what}"
+        elif now == 1: yield f"in every group of the last step {what}"
+
+def _falling(last, before):
+    "A tenth more is asked of a stretch of few steps, whose means are noisy."
+    few = max(1, len(last) // 3)
+    late, early = (last, before) if len(before) >= 5 else (last[-few:], last[:few])
+    least = .15 if len(late) >= 5 else .25
+    for process in PROCESSES:
+        now, then = _mean(late, f"reward_{process}"), _mean(early, f"reward_{process}")
+        if then - now >= max(.1, least * then):
+            yield f"the mean reward of {process} fell from {then:.2f} to {now:.2f}"
+
+# %% ../nbs/3_training/8_health.ipynb #8573a776
+def _blind(last, before):
+    share = _mean(last, "two_spans")
+    if share <= .5: yield f"{1 - share:.0%} of responses close no observation"
+
+def _runaway(last, before):
+    now, then = _mean(last, "kl"), _mean(before, "kl")
+    times = f", {now / then:.1f} times that of the steps before" if then > 0 else ""
+    if now > .5 or (now > .1 and now > 4 * then):
+        yield f"KL to the reference is {now:.3g} nats a token{times}"
+
+def _collapse(last, before):
+    now, then = _mean(last, "entropy"), _mean(before, "entropy")
+    if now < .25 * then: yield f"entropy fell from {then:.3g} to {now:.3g} nats a token"
+
+def _silent(last, before):
+    asked, lost = _mean(last, "asked"), _mean(last, "missing_verdicts")
+    if asked and lost >= .2 * asked: yield f"{lost / asked:.0%} of verdicts are missing"
+
+# %% ../nbs/3_training/8_health.ipynb #5209b2fd
+def _drift(last, before):
+    gap = _mean(last, "drift")
+    passes = "log-probabilities of sampling and of the update"
+    if gap > .05: yield f"{passes} differ by {gap:.3g} nats a token"
+
+def _cut(last, before):
+    share = _mean(last, "truncated")
+    if share >= .3: yield f"{share:.0%} of responses reached the limit of tokens before their end"
+
+def _skipped(last, before):
+    lost = [row for row in last if "skipped" in row]
+    if lost: yield f"{len(lost)} of {len(last)} steps were not applied: {lost[-1]['skipped']}"
+
+def _empty(last, before):
+    n = sum(row.get("empty", 0) for row in last)
+    if n: yield f"{n} responses hold no token at all"
+
+# %% ../nbs/3_training/8_health.ipynb #7916376a
+SYMPTOMS = {
+    "all rewards equal": (_flat,
+        "Nothing but KL trains that process. If the reward is near its least, the task is too hard "
+        "or its format is not learned: more SFT; if near its most, too easy: harder records. More "
+        "responses a prompt, a higher temperature and refill help too."),
+    "reward falls": (_falling,
+        "The update makes the policy worse. Lower the learning rate, take more prompts a step, and "
+        "look whether one process's groups are flat, so that the other or KL moves it alone."),
+    "no observation": (_blind,
+        "Perception cannot be told from reasoning. Look at some responses; train SFT longer on the "
+        "template, and raise the limit of tokens if responses are cut off."),
+    "KL runs away": (_runaway,
+        "Lower the learning rate or raise beta, and go on from a checkpoint before the rise."),
+    "entropy collapses": (_collapse,
+        "Responses of a group become one. Lower the learning rate, raise the temperature or clip_high."),
+    "judge is silent": (_silent,
+        "Those rollouts do not train perception. Read the reasons in the verdicts: key, address, "
+        "timeout, or a form that is no verdict."),
+    "drift": (_drift,
+        "Both passes should see the same inputs and weights: check temperature, rates of frames, "
+        "forbidden ids, and the number format."),
+    "cut off": (_cut, "Raise the limit, or mask such responses out of the loss (overlong='mask')."),
+    "steps not applied": (_skipped,
+        "The weights are as before these steps. Lower the learning rate if numbers were not finite."),
+    "empty responses": (_empty,
+        "A response has at least its end token; the sampler that made these is at fault."),
+}
+
+# %% ../nbs/3_training/8_health.ipynb #41c4ae11
 @dataclass(frozen=True)
 class Symptom:
     "Something wrong, where, and what to do."
@@ -21,84 +114,60 @@ class Symptom:
     remedy: str
     def __str__(self): return f"{self.kind}: {self.what} ({self.where}). {self.remedy}"
 
-def _mean(rows, key):
-    "Mean of what is known; NaN where nothing is."
-    known = [r[key] for r in rows if isinstance(r.get(key), (int, float)) and math.isfinite(r[key])]
-    return sum(known) / len(known) if known else math.nan
+def _jsonl(path):
+    "Rows of a file that a run may be writing; a line cut short is left for the next look."
+    if not path.exists(): return []
+    return [json.loads(line) for line in path.read_bytes().splitlines(True) if line.endswith(b"\n")]
 
-def _flat(last, before):
-    for p in PROCESSES:
-        if (x := _mean(last, f"zero_variance_{p}")) >= .8: yield f"in {x:.0%} of groups all rewards of {p} are equal, at a mean reward of {_mean(last, f'reward_{p}'):.2f}"
-
-def _blind(last, before):
-    if (x := _mean(last, "two_spans")) <= .5: yield f"{1 - x:.0%} of responses close no observation"
-
-def _runaway(last, before):
-    x, old = _mean(last, "kl"), _mean(before, "kl")
-    if x > .5 or (x > .1 and x > 4 * old): yield f"KL to the reference is {x:.3g} nats a token" + (f", {x / old:.1f} times that of the steps before" if old > 0 else "")
-
-# %% ../nbs/3_training/8_health.ipynb #8573a776
-def _collapse(last, before):
-    x, old = _mean(last, "entropy"), _mean(before, "entropy")
-    if x < .25 * old: yield f"entropy fell from {old:.3g} to {x:.3g} nats a token"
-
-def _silent(last, before):
-    asked, lost = _mean(last, "asked"), _mean(last, "missing_verdicts")
-    if asked and lost >= .2 * asked: yield f"{lost / asked:.0%} of verdicts are missing"
-
-def _drift(last, before):
-    if (x := _mean(last, "drift")) > .05: yield f"log-probabilities of sampling and of the update differ by {x:.3g} nats a token"
-
-def _cut(last, before):
-    if (x := _mean(last, "truncated")) >= .3: yield f"{x:.0%} of responses reached the limit of tokens before their end"
-
-def _skipped(last, before):
-    lost = [r for r in last if "skipped" in r]
-    if lost: yield f"{len(lost)} of {len(last)} steps were not applied: {lost[-1]['skipped']}"
-
-def _empty(last, before):
-    if (x := sum(r.get("empty", 0) for r in last)): yield f"{x} responses hold no token at all"
-
-# %% ../nbs/3_training/8_health.ipynb #7916376a
-SYMPTOMS = {
-    "all rewards equal": (_flat, "Nothing but KL trains that process. If the reward is near its least, the task is too hard or its format is not learned: more SFT; if near its most, too easy: harder records. More responses a prompt, a higher temperature and refill help too."),
-    "no observation": (_blind, "Perception cannot be told from reasoning. Look at some responses; train SFT longer on the template, and raise the limit of tokens if responses are cut off."),
-    "KL runs away": (_runaway, "Lower the learning rate or raise beta, and go on from a checkpoint before the rise."),
-    "entropy collapses": (_collapse, "Responses of a group become one. Lower the learning rate, raise the temperature or clip_high."),
-    "judge is silent": (_silent, "Those rollouts do not train perception. Read the reasons in the verdicts: key, address, timeout, or a form that is no verdict."),
-    "drift": (_drift, "Both passes should see the same inputs and weights: check temperature, rates of frames, forbidden ids, and the number format."),
-    "cut off": (_cut, "Raise the limit, or mask such responses out of the loss (overlong='mask')."),
-    "steps not applied": (_skipped, "The weights are as before these steps. Lower the learning rate if numbers were not finite."),
-    "empty responses": (_empty, "A response has at least its end token; the sampler that made these is at fault."),
-}
-
-# %% ../nbs/3_training/8_health.ipynb #41c4ae11
 @dataclass
 class Health:
     "What a run's rows say; shows itself as a panel."
     rows: list = field(repr=False)
-    window: int = 10 # steps that are looked at; earlier ones are what they are compared with
+    window: int = 10  # steps that are looked at; earlier ones are what they are compared with
+    notes: list = ()  # of the last step: groups that cannot be trained on, in words
+
+    @classmethod
+    def of(cls, folder, window: int = 10):
+        "Of a run's folder."
+        rows, said = (_jsonl(Path(folder) / f"{name}.jsonl") for name in ("metrics", "findings"))
+        return cls(rows, window, said[-1]["findings"] if said else ())
 
     @property
-    def findings(self) -> list: # of `Symptom`
+    def findings(self) -> list:  # of `Symptom`
         if not self.rows: return []
-        last, before = self.rows[-self.window:], self.rows[:-self.window][:self.window] or self.rows[:1]
-        where = f"steps {last[0].get('step', 0)} to {last[-1].get('step', len(self.rows) - 1)}"
-        return [Symptom(kind, what, where, remedy) for kind, (look, remedy) in SYMPTOMS.items() for what in look(last, before)]
+        last, earlier = self.rows[-self.window:], self.rows[:-self.window]
+        before = earlier[:self.window] or self.rows[:1]
+        first, final = last[0].get("step", 0), last[-1].get("step", len(self.rows) - 1)
+        return [Symptom(kind, what, f"steps {first} to {final}", remedy)
+                for kind, (look, remedy) in SYMPTOMS.items() for what in look(last, before)]
 
+# %% ../nbs/3_training/8_health.ipynb #dd6590da
 def health(rows: list, window: int = 10) -> list:
     "Findings about a run, the worst kinds named; an empty list where all is well."
     return Health(rows, window).findings
 
 # %% ../nbs/3_training/8_health.ipynb #31c7be0b
-_NOTE = "A loss that starts at 0 is no illness: ratios are 1, advantages of a group sum to 0, KL begins at 0. The gradient is not 0."
-_BOX = '<div style="border-left:5px solid {};padding:4px 10px;margin:6px 0"><b>{}</b> {}<br><small style="color:#555">{}</small></div>'
+_NOTE = ("A loss that starts at 0 is no illness: ratios are 1, advantages of a group sum to 0, "
+         "KL begins at 0. The gradient is not 0.")
+_BOX = ('<div style="border-left:5px solid #d97706;padding:4px 10px;margin:6px 0"><b>{}</b> {}'
+        '<br><small style="opacity:.75">{}</small></div>')
+
+def _head(found, steps):
+    if not found: return f"nothing found in {steps} steps"
+    return f"{len(found)} finding{'s' * (len(found) != 1)} in {steps} steps"
 
 def _health_html(self):
     found = self.findings
-    cards = [_BOX.format("#d97706", escape(f.kind), escape(f"{f.what} · {f.where}"), escape(f.remedy)) for f in found]
-    head = f"{len(found)} finding{'s' * (len(found) != 1)} in {len(self.rows)} steps" if found else f"nothing wrong in {len(self.rows)} steps"
-    return f'<div style="font:14px sans-serif;max-width:60em"><b>Health: {head}</b><br>{"".join(cards)}<small style="color:#555">{_NOTE}</small></div>'
+    texts = [(x.kind, f"{x.what} · {x.where}", x.remedy) for x in found]
+    cards = "".join(_BOX.format(*map(escape, text)) for text in texts)
+    lines = "".join(f"<li>{escape(str(note))}</li>" for note in self.notes)
+    notes = f"<small>in the last step:<ul style='margin:2px 0'>{lines}</ul></small>" if lines else ""
+    head = f"<b>Health: {_head(found, len(self.rows))}</b><br>"
+    note = f'<small style="opacity:.75">{_NOTE}</small>'
+    return f'<div style="font:14px sans-serif;max-width:60em">{head}{cards}{notes}{note}</div>'
 
-Health._repr_html_ = _health_html
-Health._repr_markdown_ = lambda self: "\n".join(f"- **{f.kind}**: {f.what} ({f.where}). {f.remedy}" for f in self.findings) or "Nothing wrong."
+def _health_markdown(self):
+    lines = [f"- **{x.kind}**: {x.what} ({x.where}). {x.remedy}" for x in self.findings]
+    return "\n".join([*lines, *(f"- {note}" for note in self.notes)]) or "Nothing found."
+
+Health._repr_html_, Health._repr_markdown_ = _health_html, _health_markdown
