@@ -582,6 +582,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                            'videop2r/recipe.py'),
                                  'videop2r.recipe.Recipe.matrix': ('3_training/recipe.html#recipe.matrix', 'videop2r/recipe.py'),
                                  'videop2r.recipe._bounds': ('3_training/recipe.html#_bounds', 'videop2r/recipe.py'),
+                                 'videop2r.recipe._checked': ('3_training/recipe.html#_checked', 'videop2r/recipe.py'),
                                  'videop2r.recipe._matrix': ('3_training/recipe.html#_matrix', 'videop2r/recipe.py')},
             'videop2r.rewards': { 'videop2r.rewards.Bounds': ('1_method/rewards.html#bounds', 'videop2r/rewards.py'),
                                   'videop2r.rewards.RewardTable': ('1_method/rewards.html#rewardtable', 'videop2r/rewards.py'),

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['RECIPES', 'Recipe', 'RL']
 
-# %% ../nbs/3_training/4_recipe.ipynb #070a18d0
+# %% ../nbs/3_training/4_recipe.ipynb #0dd19dbf
 import math
 from dataclasses import dataclass
 from itertools import chain
+from fastcore.basics import patch
 from .advantages import ADVANTAGES, CREDIT
 from .rewards import FORMATS, LENGTHS, Bounds
 from .scoring import RULES
 
-# %% ../nbs/3_training/4_recipe.ipynb #66f5c4ce
+# %% ../nbs/3_training/4_recipe.ipynb #68305bfa
 _KNOWN = dict(
     advantage=tuple(ADVANTAGES), weights=("process", "response", "batch"), form=tuple(FORMATS),
     how=tuple(RULES), owner=("both", "reasoning", "nobody"), overlong=("keep", "mask"),
@@ -28,14 +29,24 @@ def _matrix(credit):
     remedy = "or 2 × 2 numbers: a row for each segment, a column for each reward"
     raise ValueError(f"recipe: credit is {credit!r}; use one of {', '.join(CREDIT)}, {remedy}")
 
+# %% ../nbs/3_training/4_recipe.ipynb #9f1771d7
 def _bounds(given):
     "Bounds of their own, by name, or as JSON holds them."
     if isinstance(given, Bounds): return given
     if isinstance(given, str) and given in LENGTHS: return LENGTHS[given]
-    if isinstance(given, dict): return Bounds(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    if isinstance(given, dict):
+        return Bounds(**{name: tuple(x) if isinstance(x, list) else x for name, x in given.items()})
     raise ValueError(f"recipe: bounds is {given!r}; use one of {', '.join(LENGTHS)}, or a Bounds")
 
-# %% ../nbs/3_training/4_recipe.ipynb #87e6563a
+def _checked(recipe):
+    "The fields that are looked up, with their values."
+    for name, known in _KNOWN.items():
+        value = getattr(recipe, name)
+        if value not in known:
+            raise ValueError(f"recipe: {name} is {value!r}; use one of {', '.join(known)}")
+    return [("credit", _matrix(recipe.credit)), ("bounds", _bounds(recipe.bounds))]
+
+# %% ../nbs/3_training/4_recipe.ipynb #595eded3
 @dataclass(frozen=True)
 class Recipe:
     "From responses to token advantages; `ValueError` for a name or a matrix that none can be."
@@ -56,18 +67,15 @@ class Recipe:
     bonus: float = .3             # T-GRPO's reward
 
     def __post_init__(self):
-        for name, known in _KNOWN.items():
-            value = getattr(self, name)
-            if value not in known: raise ValueError(f"recipe: {name} is {value!r}; use one of {', '.join(known)}")
-        object.__setattr__(self, "credit", _matrix(self.credit))
-        object.__setattr__(self, "bounds", _bounds(self.bounds))
+        for name, value in _checked(self): object.__setattr__(self, name, value)
 
-    @property
-    def matrix(self) -> list:  # (s, k)
-        "The credit matrix in numbers."
-        return CREDIT[self.credit] if isinstance(self.credit, str) else self.credit
+# %% ../nbs/3_training/4_recipe.ipynb #c33a033c
+@patch(as_prop=True)
+def matrix(self: Recipe) -> list:  # (s, k)
+    "The credit matrix in numbers."
+    return CREDIT[self.credit] if isinstance(self.credit, str) else self.credit
 
-# %% ../nbs/3_training/4_recipe.ipynb #d7e0404d
+# %% ../nbs/3_training/4_recipe.ipynb #16b6a4f1
 RECIPES = {
     "pagrpo": {},
     "grpo": dict(credit="grpo"),
@@ -79,7 +87,7 @@ RECIPES = {
     "dapo": dict(advantage="dapo", weights="batch", overlong="mask"),
 }
 
-# %% ../nbs/3_training/4_recipe.ipynb #423aa289
+# %% ../nbs/3_training/4_recipe.ipynb #4a6bcc95
 @dataclass(frozen=True)
 class RL:
     "Settings of a reinforcement-learning run."
