@@ -57,7 +57,7 @@ def _silent(last, before):
     asked, lost = _mean(last, "asked"), _mean(last, "missing_verdicts")
     if asked and lost >= .2 * asked: yield f"{lost / asked:.0%} of verdicts are missing"
 
-# %% ../nbs/3_training/8_health.ipynb #5209b2fd
+# %% ../nbs/3_training/8_health.ipynb #1d4425ff
 def _drift(last, before):
     gap = _mean(last, "drift")
     passes = "log-probabilities of sampling and of the update"
@@ -90,7 +90,7 @@ SYMPTOMS = {
     "KL runs away": (_runaway,
         "Lower the learning rate or raise beta, and go on from a checkpoint before the rise."),
     "entropy collapses": (_collapse,
-        "Responses of a group become one. Lower the learning rate, raise the temperature or clip_high."),
+        "Responses of a group become one. Lower the rate, raise the temperature or clip_high."),
     "judge is silent": (_silent,
         "Those rollouts do not train perception. Read the reasons in the verdicts: key, address, "
         "timeout, or a form that is no verdict."),
@@ -100,8 +100,7 @@ SYMPTOMS = {
     "cut off": (_cut, "Raise the limit, or mask such responses out of the loss (overlong='mask')."),
     "steps not applied": (_skipped,
         "The weights are as before these steps. Lower the learning rate if numbers were not finite."),
-    "empty responses": (_empty,
-        "A response has at least its end token; the sampler that made these is at fault."),
+    "empty responses": (_empty, "A response has at least its end token: the sampler is at fault."),
 }
 
 # %% ../nbs/3_training/8_health.ipynb #41c4ae11
@@ -141,7 +140,7 @@ class Health:
         return [Symptom(kind, what, f"steps {first} to {final}", remedy)
                 for kind, (look, remedy) in SYMPTOMS.items() for what in look(last, before)]
 
-# %% ../nbs/3_training/8_health.ipynb #dd6590da
+# %% ../nbs/3_training/8_health.ipynb #f0a274b0
 def health(rows: list, window: int = 10) -> list:
     "Findings about a run, the worst kinds named; an empty list where all is well."
     return Health(rows, window).findings
