@@ -68,18 +68,20 @@ def update(m, o):
 
 def sampling(m, o):
     "Random words, drawn as `sample` draws them; a quarter of the rows end just before the limit, when moving the others costs most."
-    from videop2r.sampling import _decode, draw
+    from videop2r.engine.decoding import decode
     from videop2r.engine.shared import prefill
+    from videop2r.model import Policy
+    from videop2r.sampling import draw_token
     prompt, forbidden = batch(1), torch.tensor(coder.forbidden(0))
     def run():
         left = [o.completion - 1]
-        def pick(z):
+        def pick(z, rows, step):
             left[0] -= 1
-            ids, lp = draw(z.index_fill(-1, forbidden, float("-inf")), 1., 1.)
+            ids, lp = draw_token(z.index_fill(-1, forbidden, float("-inf")), 1., 1.)
             ids = torch.where(ids == coder.eos, 10, ids)
             if left[0] == 1: ids[:len(ids) // 4] = coder.eos
             return ids, lp
-        with torch.no_grad(): _decode(m, coder, prefill(m, prompt, [None]), o.group, o.completion, pick)
+        with torch.no_grad(): decode(Policy(m, coder), prefill(Policy(m, coder), prompt, [None]), o.group, o.completion, pick)
     return run
 
 def reference(m, o):

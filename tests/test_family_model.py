@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from family_pixels import PIXELS, frames
 from videop2r.families import FAMILIES, SHAPES, lora_parameters, parameters
-from videop2r.model import add_lora, hidden_states, lm_head, load, load_adapter, merge, positions, see, tiny_config, token_logprobs, using
-from videop2r.sampling import sample
-from videop2r.engine.shared import group_backward, group_states
+from videop2r.model import Policy, add_lora, load, load_adapter, merge, tiny_config
+import videop2r.sampling # gives Policy its `sample`
+from videop2r.engine.shared import group_backward, group_logprobs, group_states
 from videop2r.tokens import Coder, collate, encode, train_tokenizer
 from videop2r.video import Clip, prepare
 
@@ -68,10 +68,10 @@ def answer(model, arrays, name):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_our_batch_is_the_processors(ready, stock, theirs, name):
-    coder, model = ready
+    policy = Policy(model := ready[1], coder := ready[0])
     (get, want), batch = answer(stock, theirs, name), batch_of(coder, name)
     assert (batch.ids == get["input_ids"])[batch.mask].all() and (batch.mask == get["attention_mask"].bool()).all()
-    with torch.no_grad(): got = lm_head(model)(hidden_states(model, replace(batch, prompt=1))) # all states but the last
+    with torch.no_grad(): got = policy.head(policy.states(replace(batch, prompt=1))) # all states but the last
     assert (got - want[:, :-1])[batch.mask[:, :-1]].abs().max() < 1e-5 * want.abs().max()
 
 
@@ -90,7 +90,7 @@ def plain_gradient(model, coder, examples, ids, mask, g, weight):
     "Log-probabilities and gradient of the plain batch."
     model.zero_grad()
     batch = with_responses(coder, examples, ids, mask, g)
-    lp = token_logprobs(model, hidden_states(model, batch), batch.response, batch.response_mask, coder)[0]
+    lp = Policy(model, coder).logprobs(batch)
     (lp * weight).sum().backward()
     return lp.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
@@ -102,11 +102,11 @@ def test_the_shared_prompt_equals_the_plain_way(folder, ready, name, g, rows, re
     ids, mask = responses(coder, len(examples), g)
     weight = torch.randn(mask.shape, generator=torch.Generator().manual_seed(1)) * mask
     lp, want = plain_gradient(model, coder, examples, ids, mask, g, weight)
-    prompts = collate(coder, examples)
-    with torch.no_grad(): got = token_logprobs(model, group_states(model, prompts, ids, mask, g, rows=rows), ids, mask, coder)[0]
+    prompts, policy = collate(coder, examples), Policy(model, coder)
+    with torch.no_grad(): got = group_logprobs(policy, prompts, ids, mask, g, rows=rows)
     assert (got - lp).abs().max() < 1e-5
     model.zero_grad()
-    group_backward(model, prompts, ids, mask, g, lambda h, i, t: (token_logprobs(model, h, ids[i, :t], mask[i, :t], coder)[0] * weight[i, :t]).sum(), None, rows, recompute)
+    group_backward(policy, prompts, ids, mask, g, lambda h, i, t: (policy.token_logprobs(h, ids[i, :t], mask[i, :t])[0] * weight[i, :t]).sum(), None, rows, recompute)
     grad = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     assert (grad - want).norm() < 1e-4 * want.norm()
 
@@ -120,33 +120,33 @@ def generated(model, coder, examples, limit):
         if kinds[kind]: more |= {name: torch.cat([v.patches for v in kinds[kind]]), f"{kind}_grid_thw": torch.tensor([list(v.grid) for v in kinds[kind]])}
     with torch.no_grad():
         return model.generate(input_ids=batch.ids, attention_mask=batch.mask.long(), mm_token_type_ids=batch.kinds.int(), max_new_tokens=limit, do_sample=False,
-                              suppress_tokens=coder.forbidden(lm_head(model).out_features), eos_token_id=coder.eos, pad_token_id=coder.pad, **more)[:, batch.prompt:].tolist()
+                              suppress_tokens=coder.forbidden(Policy(model, coder).head.out_features), eos_token_id=coder.eos, pad_token_id=coder.pad, **more)[:, batch.prompt:].tolist()
 
 @pytest.mark.parametrize("name", ["image", "video", "videos", "mixed"])
 def test_greedy_equals_generate(ready, stock, name):
     coder, model = ready
     examples = [example(coder, i, r) for i, r in enumerate(ROWS[name])]
     said = [row[:row.index(coder.eos) + 1] if coder.eos in row else row for row in generated(stock, coder, examples, 16)]
-    assert sample(model, coder, examples, limit=16, temperature=0).rows() == said
+    assert Policy(model, coder).sample(examples, limit=16, temperature=0).rows() == said
 
 def test_the_rate_matters(ready):
-    coder, model = ready
+    coder, policy = ready[0], Policy(ready[1], ready[0])
     fast, slow = (batch_of(coder, n) for n in ("video", "slow"))
     if coder.family.tokens_per_second:
-        assert (fast.ids == slow.ids).all() and not (positions(model, fast) == positions(model, slow)).all()
+        assert (fast.ids == slow.ids).all() and not (policy.positions(fast) == policy.positions(slow)).all()
     else: assert coder.text(fast.ids[0].tolist()) != coder.text(slow.ids[0].tolist()) and "seconds>" in coder.text(slow.ids[0].tolist())
 
 def test_features_of_another_batch(ready):
-    coder, model = ready
+    coder, policy = ready[0], Policy(ready[1], ready[0])
     batch, others = batch_of(coder, "mixed"), batch_of(coder, "videos")
-    for features, said in ((see(model, others.visuals), "2 features for 4 rows"), ([None] * 4, "record r0: 0 visual features for"), (see(model, batch.visuals)[::-1], "record r0")):
-        with pytest.raises(ValueError, match=said): hidden_states(model, batch, features)
-        with pytest.raises(ValueError, match=said): group_states(model, batch, batch.ids[:, :1], batch.mask[:, -1:], 1, features)
+    for features, said in ((policy.see(others.visuals), "2 features for 4 rows"), ([None] * 4, "record r0: 0 visual features for"), (policy.see(batch.visuals)[::-1], "record r0")):
+        with pytest.raises(ValueError, match=said): policy.states(batch, features)
+        with pytest.raises(ValueError, match=said): group_states(policy, batch, batch.ids[:, :1], batch.mask[:, -1:], 1, features)
 
 def test_media_do_not_leak_into_text(ready):
-    coder, model = ready
+    coder, policy = ready[0], Policy(ready[1], ready[0])
     batch, alone = batch_of(coder, "mixed"), collate(coder, [example(coder, 1, (None, None, None))])
-    with torch.no_grad(): a, b = (hidden_states(model, replace(x, prompt=1)) for x in (batch, alone))
+    with torch.no_grad(): a, b = (policy.states(replace(x, prompt=1)) for x in (batch, alone))
     n = alone.mask.sum() - 1
     assert (a[1, -n:] - b[0, -n:]).abs().max() < 1e-4
 
@@ -159,7 +159,7 @@ def test_adapters_are_where_they_should_be(folder, ready, vision):
     assert sum("language_model" in n for n in trained) == 2 * 7 * 3 # two matrices at seven linears of three layers
     if not vision: return
     batch = batch_of(ready[0], "video", "yes")
-    (-token_logprobs(model, hidden_states(model, batch), batch.response, batch.response_mask, ready[0])[0].sum()).backward()
+    (-Policy(model, ready[0]).logprobs(batch).sum()).backward()
     assert all(p.grad is not None for n, p in model.named_parameters() if "visual" in n and "lora_B" in n)
 
 def trained(folder, coder, out):
@@ -171,7 +171,7 @@ def trained(folder, coder, out):
 
 def read(model, coder, name="policy"):
     batch = batch_of(coder, "video", "yes and no")
-    with torch.no_grad(), using(model, name): return token_logprobs(model, hidden_states(model, batch), batch.response, batch.response_mask, coder)[0]
+    with torch.no_grad(), Policy(model, coder).using(name) as policy: return policy.logprobs(batch)
 
 def test_plain_peft_loads_it_and_merging_gives_the_same(folder, ready, tmp_path):
     from peft import PeftModel
@@ -180,8 +180,8 @@ def test_plain_peft_loads_it_and_merging_gives_the_same(folder, ready, tmp_path)
     want = read(model, coder)
     assert torch.equal(read(PeftModel.from_pretrained(load(folder), adapter, "policy"), coder), want)
     merge(folder, adapter, tmp_path / "whole")
-    whole, batch = load(tmp_path / "whole"), batch_of(coder, "video", "yes and no")
-    with torch.no_grad(): got = token_logprobs(whole, hidden_states(whole, batch), batch.response, batch.response_mask, Coder.load(tmp_path / "whole"))[0]
+    whole, batch = Policy.load(tmp_path / "whole"), batch_of(coder, "video", "yes and no")
+    with torch.no_grad(): got = whole.logprobs(batch)
     assert (got - want).abs().max() < 1e-4
 
 def test_merging_keeps_the_numbers_for_pixels_and_what_it_reads(folder, ready, tmp_path):
@@ -210,23 +210,25 @@ def test_the_reference_is_the_tuned_model(folder, ready, tmp_path):
 def test_a_frozen_adapter_stays_frozen(folder, ready, tmp_path, name):
     _, adapter = trained(folder, ready[0], tmp_path)
     model = load_adapter(load(folder), adapter, "reference")
-    with using(model, name), using(model, None): pass
+    policy = Policy(model, ready[0])
+    with policy.using(name), policy.using(None): pass
     assert not any(p.requires_grad for p in model.parameters())
 
 def test_a_switch_is_undone_after_an_error(folder, ready, tmp_path):
     model, adapter = trained(folder, ready[0], tmp_path)
     model = load_adapter(model, adapter, "reference")
+    using = Policy(model, ready[0]).using
     for name in ("reference", None):
-        with pytest.raises(KeyError), using(model, name): raise KeyError
+        with pytest.raises(KeyError), using(name): raise KeyError
         assert model.active_adapter == "policy" and all(p.requires_grad == (".policy." in n) for n, p in model.named_parameters())
-    with pytest.raises(ValueError, match="judge"), using(model, "judge"): pass
+    with pytest.raises(ValueError, match="judge"), using("judge"): pass
     assert model.active_adapter == "policy"
 
 
 def gradient(model, coder):
     batch = batch_of(coder, "mixed", "yes and no")
     model.zero_grad()
-    (-token_logprobs(model, hidden_states(model, batch), batch.response, batch.response_mask, coder)[0].sum()).backward()
+    (-Policy(model, coder).logprobs(batch).sum()).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 def test_checkpointing_changes_no_gradient(folder, ready):

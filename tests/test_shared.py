@@ -6,8 +6,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from videop2r.engine import shared
 from videop2r.families import family_of
 from videop2r.losses import policy_loss
-from videop2r.model import add_lora, tiny_config, token_logprobs
-from videop2r.engine.shared import flex, group_backward, group_states, plain
+from videop2r.model import Policy, add_lora, tiny_config
+from videop2r.engine.shared import flex, group_backward, group_logprobs, plain
+from videop2r.sampling import sample_plainly
 from videop2r.tokens import Coder, collate, encode, train_tokenizer
 from videop2r.video import Visual
 from videop2r.world import gold, make_question, wording
@@ -55,8 +56,9 @@ def loss_of(logp, fixed, rows, t, n): return policy_loss(logp, *(x[rows, :t] for
 
 def ours(model, prompts, batch, fixed, g, rows, recompute):
     ids, mask = batch.response, batch.response_mask
-    def loss(h, i, t): return loss_of(token_logprobs(model, h, ids[i, :t], mask[i, :t], CODER)[0], fixed, i, t, len(ids))
-    return gradient(model, lambda: group_backward(model, prompts, ids, mask, g, loss, rows=rows, recompute=recompute))
+    policy = Policy(model, CODER)
+    def loss(h, i, t): return loss_of(policy.token_logprobs(h, ids[i, :t], mask[i, :t])[0], fixed, i, t, len(ids))
+    return gradient(model, lambda: group_backward(policy, prompts, ids, mask, g, loss, rows=rows, recompute=recompute))
 
 CASES = {"one video": ((CLIP,), 5, [9, 1, 4, 12, 7]), "one response": ((WIDE,), 1, [6]), "an image": ((PICTURE,), 3, [3, 11, 5]), "text": ((PLAIN,), 2, [4, 8]),
          "two videos of other sizes": ((CLIP, WIDE), 4, [9, 1, 5, 12, 2, 2, 13, 3]), "videos, an image and text": ((CLIP, WIDE, PICTURE, PLAIN), 3, [9, 1, 5, 12, 12, 12, 2, 7, 3, 1, 1, 4]),
@@ -69,8 +71,8 @@ def test_equals_the_stock_forward_on_the_padded_batch(model, name):
     logp, n, whole = stock(model, batch), len(lengths), batch.response.shape[1]
     want = gradient(model, lambda: loss_of(stock(model, batch), fixed, slice(None), whole, n).backward())
     for rows in (None, 1, 2, 3): # 2 and 3 leave a smaller last turn
-        with torch.no_grad(): h = group_states(model, prompts, batch.response, batch.response_mask, g, rows=rows)
-        assert (token_logprobs(model, h, batch.response, batch.response_mask, CODER)[0] - logp).abs().max() < 1e-5
+        with torch.no_grad(): got = group_logprobs(Policy(model, CODER), prompts, batch.response, batch.response_mask, g, rows=rows)
+        assert (got - logp).abs().max() < 1e-5
         for recompute in ("nothing", "prompt", "all"):
             got = ours(model, prompts, batch, fixed, g, rows, recompute)
             assert (got - want).norm() / want.norm() < 1e-4, (rows, recompute)
@@ -79,8 +81,8 @@ def test_equals_the_stock_forward_on_the_padded_batch(model, name):
 def test_other_attention_gives_the_same(model, monkeypatch, attend):
     prompts, batch, fixed = group((CLIP, PICTURE), 3, [9, 1, 5, 12, 4, 2])
     monkeypatch.setitem(shared.ATTEND, "cpu", attend)
-    with torch.no_grad(), warnings.catch_warnings(action="ignore"): h = group_states(model, prompts, batch.response, batch.response_mask, 3)
-    with torch.no_grad(): assert (token_logprobs(model, h, batch.response, batch.response_mask, CODER)[0] - stock(model, batch)).abs().max() < 1e-5
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"): got = group_logprobs(Policy(model, CODER), prompts, batch.response, batch.response_mask, 3)
+    with torch.no_grad(): assert (got - stock(model, batch)).abs().max() < 1e-5
     if attend is flex: return # it has no backward pass on a CPU
     want = gradient(model, lambda: loss_of(stock(model, batch), fixed, slice(None), batch.response.shape[1], 6).backward())
     assert (ours(model, prompts, batch, fixed, 3, 2, "nothing") - want).norm() / want.norm() < 1e-4
@@ -88,4 +90,29 @@ def test_other_attention_gives_the_same(model, monkeypatch, attend):
 def test_an_unknown_dial_is_named(model):
     prompts, batch, _ = group((PLAIN,), 1, [3])
     with pytest.raises(ValueError, match="unknown recompute 'some'; known: nothing, prompt, all"):
-        group_backward(model, prompts, batch.response, batch.response_mask, 1, None, recompute="some")
+        group_backward(Policy(model, CODER), prompts, batch.response, batch.response_mask, 1, None, recompute="some")
+
+
+def luck(seed): return torch.Generator().manual_seed(seed)
+
+@pytest.mark.parametrize("temperature", (0, .7, 1.))
+def test_the_fast_way_says_what_the_plain_way_says(model, temperature):
+    torch.manual_seed(1)
+    examples = [encode(CODER, q, m and visual(*m)) for q, m in zip(QUESTIONS, (CLIP, WIDE, PICTURE, PLAIN))]
+    policy = Policy(model, CODER)
+    fast = policy.sample(examples, 3, 14, temperature, generator=[luck(i) for i in range(4)])
+    for i, e in enumerate(examples):
+        rows, logprobs = sample_plainly(policy, e, 3, 14, temperature, luck(i))
+        kept = fast.ids[3 * i:3 * i + 3, :len(rows[0])]
+        assert kept.tolist() == [row[:kept.shape[1]] for row in rows]
+        assert (fast.logprobs[3 * i:3 * i + 3, :kept.shape[1]] - logprobs[:, :kept.shape[1]]).abs().max() < 1e-5
+
+def test_a_prompts_responses_do_not_depend_on_what_is_sampled_beside_it(model):
+    torch.manual_seed(1)
+    examples = [encode(CODER, q, m and visual(*m)) for q, m in zip(QUESTIONS, (CLIP, WIDE, PICTURE, PLAIN))]
+    policy = Policy(model, CODER)
+    whole = policy.sample(examples, 4, 20, generator=[luck(i) for i in range(4)]).rows()
+    for width in (1, 2, 3):
+        parts = [policy.sample(examples[i:i + width], 4, 20, generator=[luck(j) for j in range(i, min(4, i + width))]).rows() for i in range(0, 4, width)]
+        assert sum(parts, []) == whole
+    with pytest.raises(ValueError, match="2 generators for 4 prompts"): policy.sample(examples, generator=[luck(0), luck(1)])
