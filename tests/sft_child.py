@@ -6,7 +6,8 @@ import torch
 from videop2r.cot import SHORT
 from videop2r.traces import to_prompts
 from videop2r.model import add_lora, load
-from videop2r.sft import SFT, train_sft
+from videop2r.engine.tuner import train_sft
+from videop2r.sft import SFT
 from videop2r.tokens import Coder
 from videop2r.world import from_record, gold, make_records, samples
 

@@ -87,6 +87,7 @@ def test_cards_are_kept_up(tmp_path):
         model = Toy()
         optimizer = torch.optim.AdamW(model.parameters())
         folder.restore(model, optimizer)
+        folder.add(dict(step=0))
         folder.publish(model, "best")
         Held.rows = 1
         folder.save(model, optimizer)

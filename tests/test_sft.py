@@ -6,7 +6,8 @@ import pytest
 import torch
 from filelock import FileLock
 from videop2r.model import load
-from videop2r.sft import SFT, Diverged, train_sft
+from videop2r.engine.tuner import Diverged, Tuner, check_data, train_sft
+from videop2r.sft import SFT, fine_tune
 sys.path.insert(0, str(Path(__file__).parent))
 from sft_child import SAMPLES, SETTINGS, data, model_of, weights
 
@@ -40,6 +41,17 @@ def sleeping(out, media, at):
         if "asleep" in line: return p
         said.append(line)
     pytest.fail("".join(said))
+
+def test_the_lesson_s_loop_and_the_run_take_the_same_steps(world):
+    "Equal to the last bit where nothing is cut or drawn: one piece a batch, no dropout, one thread."
+    coder, examples = world
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    s = replace(SETTINGS, dropout=0., micro=None, bucket=2)
+    plain, robust = (model_of(coder, s) for _ in range(2))
+    one, two = fine_tune(plain, coder, examples, s), train_sft(robust, coder, examples, s, quiet=True)
+    torch.set_num_threads(threads)
+    assert same(weights(plain), weights(robust)) and one == [{k: r[k] for k in one[0]} for r in two]
 
 def test_a_killed_run_ends_in_the_same_weights_bit_for_bit(world, whole, media, tmp_path, at=4):
     p = sleeping(tmp_path / "run", media, at)
@@ -125,9 +137,9 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_names_the_record(world, t
     assert same(weights(model), before) and not (tmp_path / "checkpoint.pt").exists()
 
 def test_a_rising_loss_is_said_once_with_its_records(world, tmp_path, monkeypatch):
-    from videop2r import sft
+    from videop2r.engine import tuner
     coder, examples = world
-    monkeypatch.setattr(sft, "rising", lambda losses: len(losses) >= 3)
+    monkeypatch.setattr(tuner, "rising", lambda losses: len(losses) >= 3)
     with pytest.warns(UserWarning, match="step 2: the loss has been rising") as seen:
         train_sft(model_of(coder), coder, examples, replace(SETTINGS, steps=5), tmp_path, quiet=True)
     notes = [r for r in lines(tmp_path / "metrics.jsonl") if "note" in r]
@@ -155,7 +167,6 @@ def test_plain_peft_loads_the_adapter(world, whole):
 
 def test_the_loss_comes_back_from_what_was_saved(world, whole):
     from videop2r.model import load_adapter
-    from videop2r.sft import Tuner
     coder, examples = world
     model = load_adapter(load(SAMPLES / "base", device="cpu"), whole[0] / "best", "policy", trainable=True)
     seen = Tuner(model, coder, examples[:10], SETTINGS, validation=examples[10:])
@@ -172,13 +183,14 @@ def test_tensorboard_gets_the_rows(world, tmp_path):
     with pytest.raises(ValueError, match="tracker 'nonesuch' is not installed"): train_sft(model_of(coder), coder, examples, SETTINGS, tmp_path / "x", track="nonesuch")
 
 def test_the_gradient_does_not_depend_on_the_split(world):
-    from videop2r.sft import Features, accelerator_of, gradients
+    from videop2r.engine.runs import Team
+    from videop2r.engine.tuner import Features, gradients
     coder, examples = world
     model, found = model_of(coder, replace(SETTINGS, dropout=0.)).double(), [] # in single precision another machine's kernels leave 2e-6
     tokens = sum(len(e.response) for e in examples)
     for micro in (None, 1, 3, 5, 13):
         model.zero_grad()
-        gradients(model, coder, accelerator_of(model), list(enumerate(examples)), tokens, Features(model), micro)
+        gradients(model, coder, Team(), list(enumerate(examples)), tokens, Features(model), micro)
         found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]))
     assert all((g - found[0]).abs().max() < 1e-9 * found[0].abs().max() for g in found[1:])
 
@@ -213,7 +225,7 @@ def test_a_broken_clip_is_left_out_and_named_and_nothing_takes_its_place(traced,
     (tmp_path / "media" / broken.path).write_bytes((media / broken.path).read_bytes()[:700])
     s = replace(SETTINGS, steps=7, batch=4, dropout=0., nf4=False, frames=4)
     tuned = run_sft(tmp_path / "media/traces.jsonl", tmp_path / "media", SAMPLES / "base", tmp_path / "run", s, prompt=SHORT, quiet=True)
-    assert [q["problem_id"] for q in lines(tmp_path / "run/quarantine.jsonl")] == [broken.problem_id] == list(tuned.bad)
+    assert [q["where"] for q in lines(tmp_path / "run/quarantine.jsonl")] == [broken.problem_id] == list(tuned.bad)
     assert sum(r["examples"] for r in tuned.rows) == 28 - 2 and {r["examples"] for r in tuned.rows} == {3, 4}
     card = (tmp_path / "run/last/README.md").read_text()
     assert "| training examples | 14 |" in card and f"| lr | {s.lr} |" in card and "step 7 of 7." in card and str(tmp_path) not in card
@@ -231,7 +243,6 @@ def test_traces_made_on_demand_train_as_a_list_does(traced, media, world):
 def test_only_media_that_may_be_too_long_are_opened(traced, media, world):
     from videop2r.cot import SHORT
     from videop2r.tools.launch import Traces
-    from videop2r.sft import check_data
     from videop2r.video import read_media
     opened = []
     read = lambda path, *a: opened.append(path) or read_media(path, *a)

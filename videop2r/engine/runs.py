@@ -6,7 +6,7 @@
 __all__ = ['check_trackers', 'Team', 'Interrupted', 'ctrl_c', 'digest', 'fingerprint', 'base_of', 'changed', 'check_same',
            'save_adapter', 'RunFolder', 'weights_of', 'set_weights', 'rng_state', 'set_rng', 'must_hold', 'peak_gb']
 
-# %% ../../nbs/engine/runs.ipynb #d0fc04b1
+# %% ../../nbs/engine/runs.ipynb #a0f9de94
 import hashlib, json, os, random, shutil, signal, sys, threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from .files import Journal, read_json, replacing, write_json, write_text
 
-# %% ../../nbs/engine/runs.ipynb #9d244071
+# %% ../../nbs/engine/runs.ipynb #117357b7
 def check_trackers(names):
     "`ValueError` for a tracker that is not installed."
     from accelerate.tracking import get_available_trackers
@@ -25,7 +25,7 @@ def check_trackers(names):
         others = ", ".join(have) or "none"
         raise ValueError(f"tracker {name!r} is not installed; install it, or use one of {others}")
 
-# %% ../../nbs/engine/runs.ipynb #6e5db9c4
+# %% ../../nbs/engine/runs.ipynb #0b6f1616
 class Team:
     "The processes of a run, through accelerate; one alone needs no launcher."
     def __init__(self,
@@ -49,7 +49,7 @@ class Team:
         "This process's part of a list, as cards are dealt."
         return items[self.rank::self.size]
 
-# %% ../../nbs/engine/runs.ipynb #a9581ae2
+# %% ../../nbs/engine/runs.ipynb #6f2a7108
 @patch
 def sum(self: Team, values: torch.Tensor) -> torch.Tensor:
     "The sum of a tensor over all processes."
@@ -66,7 +66,7 @@ def any(self: Team, flag) -> bool:
     "Whether the flag is set in one of the processes."
     return bool(self.sum(torch.tensor(float(bool(flag)), device=self.device)) > 0)
 
-# %% ../../nbs/engine/runs.ipynb #e0a8c593
+# %% ../../nbs/engine/runs.ipynb #15f1e1e7
 @patch
 def sum_gradients(self: Team, params: list):
     "Every process's gradients become the sum of all; a parameter without one counts as zero."
@@ -85,7 +85,7 @@ def begin(self: Team, seed: int, params=()):
     if self.size == 1: return
     for param in params: param.data.copy_(broadcast(param.data))
 
-# %% ../../nbs/engine/runs.ipynb #7e1be018
+# %% ../../nbs/engine/runs.ipynb #deffea96
 class Interrupted(KeyboardInterrupt): "Ctrl-C or SIGTERM between two steps, known to all processes."
 
 @contextmanager
@@ -103,7 +103,7 @@ def ctrl_c(): # a list, filled by either signal
     finally:
         for number in ours: signal.signal(number, before[number])
 
-# %% ../../nbs/engine/runs.ipynb #3393e05f
+# %% ../../nbs/engine/runs.ipynb #7660f8ad
 def digest(*parts) -> str: # 32 hexadecimal digits
     "A hash of JSON values."
     text = json.dumps(parts, ensure_ascii=False)
@@ -116,7 +116,7 @@ def _ends(path, n=1 << 16):
         file.seek(max(0, size - n))
         return path.name, size, head.hex(), file.read().hex()
 
-# %% ../../nbs/engine/runs.ipynb #f0951c42
+# %% ../../nbs/engine/runs.ipynb #68dfe220
 def fingerprint(
     folder, # of a checkpoint, or a hub name, which stays as it is
 ) -> str:   # the folder's name and eight hexadecimal digits
@@ -132,7 +132,7 @@ def base_of(model) -> dict: # {"base", "trained"}
     base = fingerprint(model.get_base_model().config._name_or_path)
     return dict(base=base, trained=f"{count} weights of {model.active_adapter}")
 
-# %% ../../nbs/engine/runs.ipynb #7faa4b25
+# %% ../../nbs/engine/runs.ipynb #20fac5f7
 def changed(
     old: dict, new: dict, # settings
 ) -> dict:                # name -> (old, new); None where a side has no such name
@@ -151,7 +151,7 @@ def _difference(name, old, new):
     at = len(os.path.commonprefix([old, new]))
     return f"{name} was {_short(old, at)}, now {_short(new, at)}"
 
-# %% ../../nbs/engine/runs.ipynb #88a9af9e
+# %% ../../nbs/engine/runs.ipynb #39fe0072
 def check_same(
     where,                # whose settings these are
     old: dict, new: dict, # settings
@@ -163,14 +163,14 @@ def check_same(
     differ = [_difference(name, *both) for name, both in found.items()]
     if differ: raise ValueError(f"{where}: settings differ: {'; '.join(differ)}. {remedy}")
 
-# %% ../../nbs/engine/runs.ipynb #d9d38b52
+# %% ../../nbs/engine/runs.ipynb #8d726e81
 def _beside(folder): return [folder.with_name(f".{folder.name}.{end}") for end in ("part", "old")]
 
 def _sync_all(folder):
     for path in folder.iterdir():
         with open(path, "rb") as file: os.fsync(file.fileno())
 
-# %% ../../nbs/engine/runs.ipynb #04f8c0d7
+# %% ../../nbs/engine/runs.ipynb #965c56b1
 def save_adapter(
     model,           # of PEFT
     folder,          # replaced if it is there
@@ -192,7 +192,7 @@ def save_adapter(
     made.rename(folder)
     for path in (part, old): shutil.rmtree(path, ignore_errors=True)
 
-# %% ../../nbs/engine/runs.ipynb #c76ad845
+# %% ../../nbs/engine/runs.ipynb #4937347f
 def _mend(out):
     "Clear away what a killed process left half done; put back what it was about to replace."
     for path in out.glob(".*.part"):
@@ -203,7 +203,7 @@ def _mend(out):
         if place.exists(): shutil.rmtree(path, ignore_errors=True)
         else: path.rename(place)
 
-# %% ../../nbs/engine/runs.ipynb #51c2c416
+# %% ../../nbs/engine/runs.ipynb #72cb0005
 class RunFolder:
     "The folder of a run, held by one process, or one team of them, at a time."
     def __init__(self,
@@ -228,7 +228,7 @@ class RunFolder:
     @property
     def quarantine(self): return self.out and self.out / "quarantine.jsonl"
 
-# %% ../../nbs/engine/runs.ipynb #1f35e0b7
+# %% ../../nbs/engine/runs.ipynb #277ddfb7
 @patch
 def _claim(self: RunFolder): # why it cannot be had
     self.out.mkdir(parents=True, exist_ok=True)
@@ -253,14 +253,14 @@ def __enter__(self: RunFolder):
         raise
     return self
 
-# %% ../../nbs/engine/runs.ipynb #8ad24c27
+# %% ../../nbs/engine/runs.ipynb #e93ff8a5
 @patch
 def __exit__(self: RunFolder, kind=None, *error):
     if kind is None and self.team:
         for tracker in self.team.accelerator.trackers: tracker.finish()
     if self.lock: self.lock.release()
 
-# %% ../../nbs/engine/runs.ipynb #3fd2e0e8
+# %% ../../nbs/engine/runs.ipynb #3f86d45a
 @patch
 def _compare(self: RunFolder):
     if not self.out: return
@@ -281,7 +281,7 @@ def bind(self: RunFolder,
     if not self.writes: return
     write_json(self.out / "settings.json", dict(settings=self.facts, changes=self.changes))
 
-# %% ../../nbs/engine/runs.ipynb #c5011542
+# %% ../../nbs/engine/runs.ipynb #a9a97945
 def weights_of(model) -> dict:
     "A copy of what is trained, by name."
     trained = {name: param for name, param in model.named_parameters() if param.requires_grad}
@@ -304,13 +304,13 @@ def set_rng(state: dict):
     random.setstate(state["python"])
     if state["cuda"] is not None: torch.cuda.set_rng_state(state["cuda"])
 
-# %% ../../nbs/engine/runs.ipynb #9b53deaf
+# %% ../../nbs/engine/runs.ipynb #aac015c5
 def must_hold(out):
     "`ValueError` for a folder without a checkpoint."
     if out is not None and (Path(out) / "checkpoint.pt").exists(): return
     raise ValueError(f"{out}: holds no checkpoint to resume from; leave resume out to start")
 
-# %% ../../nbs/engine/runs.ipynb #96218109
+# %% ../../nbs/engine/runs.ipynb #efe916d8
 @patch
 def _load(self: RunFolder):
     if self.held is not None:
@@ -334,7 +334,7 @@ def restore(self: RunFolder,
     self._journals()
     return state
 
-# %% ../../nbs/engine/runs.ipynb #179d6202
+# %% ../../nbs/engine/runs.ipynb #81de209d
 @patch
 def save(self: RunFolder, model, optimizer, adapter=None, **state):
     "Write the checkpoint and the adapter in `last`."
@@ -345,15 +345,17 @@ def save(self: RunFolder, model, optimizer, adapter=None, **state):
     found.update(rows=self.rows, bad=self.bad)
     with replacing(self.checkpoint) as part: torch.save(found, part)
     self.publish(model, "last", adapter)
-    if self.card and (self.out / "best").is_dir():
+    if self.card and self.rows and (self.out / "best").is_dir():
         write_text(self.out / "best" / "README.md", self.card("best"))
 
 @patch
 def publish(self: RunFolder, model, place, adapter=None): # place: 'last' or 'best'
     "Write the adapter, with its card."
-    if self.writes: save_adapter(model, self.out / place, adapter, self.card and self.card(place))
+    if not self.writes: return
+    card = self.card(place) if self.card and self.rows else None
+    save_adapter(model, self.out / place, adapter, card)
 
-# %% ../../nbs/engine/runs.ipynb #1195a354
+# %% ../../nbs/engine/runs.ipynb #4a9ed203
 def _is_plain(value): return isinstance(value, (int, float, str))
 
 @patch
@@ -369,7 +371,7 @@ def _journals(self: RunFolder):
     own = {name: own[name] for name in self.team.trackers if name in own}
     self.team.accelerator.init_trackers(f"videop2r-{self.kind}", plain, own)
 
-# %% ../../nbs/engine/runs.ipynb #c0c8c1d0
+# %% ../../nbs/engine/runs.ipynb #2097ec06
 @patch
 def add(self: RunFolder, row: dict): # with its `step`
     "Keep a finished step's row."
@@ -387,7 +389,7 @@ def leave_out(self: RunFolder, found: list): # {"where", "reason"}, of all proce
     self.bad += new
     if new and self.writes: Journal(self.quarantine).add(*new)
 
-# %% ../../nbs/engine/runs.ipynb #668413e7
+# %% ../../nbs/engine/runs.ipynb #dd83af90
 def peak_gb(device="cpu") -> float:
     "The most memory that this process has held, in GB: on its GPU, or of the machine."
     if torch.device(device).type == "cuda": return torch.cuda.max_memory_allocated(device) / 1e9

@@ -111,8 +111,7 @@ _SET = ("steps", "epochs", "batch", "micro", "lr", "frames", "pixels", "rank", "
 def _sft(a):
     from dataclasses import replace
     from accelerate import PartialState
-    from videop2r.tools.launch import prompt_of, run_sft
-    from videop2r.sft import PRESETS
+    from videop2r.tools.launch import PRESETS, prompt_of, run_sft
     given = {k: getattr(a, k) for k in _SET if getattr(a, k) is not None}
     if a.steps and not a.epochs: given["epochs"] = None
     found = run_sft(a.records, a.media, a.model, a.out, replace(PRESETS[a.preset], **given), a.resume, a.track, validation=a.validation,

@@ -24,7 +24,8 @@ from ..loop import RL, train_rl
 from .report import write_report
 from ..rewards import Bounds
 from ..rollout import Recipe, example
-from ..sft import SFT, train_sft
+from ..engine.tuner import train_sft
+from ..sft import SFT
 from ..tokens import Coder
 from ..video import contact_sheet, png_data_uri, read_media
 from ..world import World, make_records, samples
