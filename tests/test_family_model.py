@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
 from family_pixels import PIXELS, frames
-from videop2r.families import FAMILIES, SHAPES, lora_parameters, parameters
+from videop2r.families import FAMILIES, KNOWN_SHAPES, lora_parameters, parameters
 from videop2r.model import Policy, add_lora, load, load_adapter, merge, tiny_config
 import videop2r.sampling # gives Policy its `sample`
 from videop2r.engine.shared import group_backward, group_logprobs, group_states
@@ -304,7 +304,7 @@ def real_config(s):
 @pytest.mark.parametrize("name", ["3b", "7b", "4b", "8b"])
 def test_the_true_shapes(name):
     from transformers import AutoModelForImageTextToText
-    s, size = SHAPES[name], lambda ps: sum(p.numel() for p in ps)
+    s, size = KNOWN_SHAPES[name], lambda ps: sum(p.numel() for p in ps)
     with torch.device("meta"): model = AutoModelForImageTextToText.from_config(real_config(s))
     model.tie_weights()
     told, vl = parameters(s), model.model

@@ -2,7 +2,7 @@
 import json, subprocess, sys
 from pathlib import Path
 import pytest
-from videop2r.families import SHAPES, lora_parameters, parameters
+from videop2r.families import KNOWN_SHAPES, lora_parameters, parameters
 from videop2r.tools.plan import GPUS, STAGES, Settings, gpu_of, plan, plan_svg, tightened
 
 @pytest.mark.parametrize("change,stage", [(dict(frames=32), "update"), (dict(pixels=256 * 784), "sft"), (dict(completion=1536), "update"), (dict(micro=8), "sft"), (dict(rank=64), "sampling"),
@@ -20,12 +20,12 @@ def test_a_plan_that_does_not_fit_says_what_to_turn():
     for wrong in (dict(frames=0), dict(group=1), dict(weights="int3"), dict(recompute="some")):
         with pytest.raises(ValueError): Settings(**wrong)
 
-@pytest.mark.parametrize("size", SHAPES)
+@pytest.mark.parametrize("size", KNOWN_SHAPES)
 def test_every_size_has_a_plan(size):
     for name, gpu in GPUS.items():
         p = plan(size, name)
         assert set(p.stages) == set(STAGES) and all(v > 0 for v in p.hours.values()) and gpu_of(name) == gpu
-        assert p.stages["sft"]["weights"] * 1e9 > sum(parameters(SHAPES[size]).values()) * .5 and plan_svg(p).count("<rect") == 9 * 5
+        assert p.stages["sft"]["weights"] * 1e9 > sum(parameters(KNOWN_SHAPES[size]).values()) * .5 and plan_svg(p).count("<rect") == 9 * 5
 
 def test_weights_are_those_of_the_class():
     import torch
@@ -33,8 +33,8 @@ def test_weights_are_those_of_the_class():
     text = dict(hidden_size=2048, intermediate_size=11008, num_hidden_layers=36, num_attention_heads=16, num_key_value_heads=2, vocab_size=151936)
     with torch.device("meta"): model = AutoModelForImageTextToText.from_config(Qwen2_5_VLConfig(text_config=text, vision_config=dict(hidden_size=1280, intermediate_size=3420, out_hidden_size=2048), tie_word_embeddings=True))
     model.tie_weights()
-    assert abs(sum(p.numel() for p in model.parameters()) / sum(parameters(SHAPES["3b"]).values()) - 1) < .002
-    assert lora_parameters(SHAPES["3b"], 16) == 36 * 16 * sum(a + b for a, b in SHAPES["3b"].linears)
+    assert abs(sum(p.numel() for p in model.parameters()) / sum(parameters(KNOWN_SHAPES["3b"]).values()) - 1) < .002
+    assert lora_parameters(KNOWN_SHAPES["3b"], 16) == 36 * 16 * sum(a + b for a, b in KNOWN_SHAPES["3b"].linears)
 
 def run(*args): return subprocess.run([sys.executable, "-m", "videop2r.tools.cli", "plan", *args], capture_output=True, text=True)
 
