@@ -3,7 +3,7 @@ import argparse, tempfile, time
 from pathlib import Path
 from common import machine, show
 from videop2r.engine.media import audit
-from videop2r.video import read_media
+from videop2r.engine.decode import read_media
 
 def fill(folder, source, n, damaged=0):
     "Copies of a clip, evenly mixed with copies cut short."

@@ -3,10 +3,11 @@ import argparse, json, sys, tempfile, time
 from pathlib import Path
 import av, numpy as np, torch
 from common import ROOT, child, machine, show
-from videop2r import video
+from videop2r.engine import decode as decoding
+from videop2r.engine.decode import decoders, read_clip, read_media
 from videop2r.families import FAMILIES
-from videop2r.engine.framecache import FrameCache, shrink
-from videop2r.video import decoders, read_clip, read_media
+from videop2r.engine.framecache import FrameCache
+from videop2r.video import shrink
 
 FAMILY, THREADS = FAMILIES["qwen2_5_vl"], ("SLICE", "FRAME", "AUTO", "NONE")
 
@@ -33,19 +34,19 @@ def best(work, repeat):
     return least, value
 
 def pyav(path, threads):
-    video.THREADS = threads
+    decoding.THREADS = threads
     return read_clip(path, 16, decoder="pyav")
 
 def decode(path, repeat):
     "Seconds of every way to decode, and whether all frames are the same."
-    default = video.THREADS
+    default = decoding.THREADS
     ways = {"ours": lambda: read_clip(path, 16), **{f"pyav {t.lower()}": (lambda t=t: pyav(path, t)) for t in THREADS}, **{d: (lambda d=d: read_clip(path, 16, decoder=d)) for d in decoders() if d != "pyav"}}
     found = {}
     for name in [n for _ in range(repeat) for n in ways]: # in turn, so that whatever else the machine does falls on all of them
-        video.THREADS = default
+        decoding.THREADS = default
         seconds, clip = best(ways[name], 1)
         found[name] = min(seconds, found.get(name, (seconds,))[0]), clip
-    video.THREADS = default
+    decoding.THREADS = default
     return {k: s for k, (s, _) in found.items()}, all((c.frames == found["ours"][1].frames).all() for _, c in found.values())
 
 def cached(path, repeat, folder):

@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest
 from videop2r.families import FAMILIES, Family
-from videop2r.engine.framecache import FrameCache, shrink
-from videop2r.video import Clip, VideoError, prepare, read_media
+from videop2r.engine.decode import read_media
+from videop2r.engine.framecache import FrameCache
+from videop2r.video import Clip, VideoError, prepare, shrink
 from videop2r.world import samples
 
 QWEN = FAMILIES["qwen2_5_vl"]

@@ -5,7 +5,8 @@ from videop2r.cot import Prompt
 from videop2r.tools.keyframes import brief_clip, by_change, by_question, pick, read_keyframes, relevance, uniform
 from videop2r.model import load
 from videop2r.tokens import Coder
-from videop2r.video import Clip, read_clip
+from videop2r.engine.decode import read_clip
+from videop2r.video import Clip
 from videop2r.world import samples
 
 TEXT = Prompt("Answer briefly.", {})

@@ -1,12 +1,16 @@
 "The audit: hangs, deaths and damage cost one clip each; nothing is lost when it is stopped."
 import json, os, random, signal, subprocess, sys, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-import av, numpy as np, pytest
+import av, numpy as np, pytest, torch
 from PIL import Image
 from videop2r.data import Journal, Record
-from videop2r.engine.media import audit, gallery
-from videop2r.video import VideoError, read_media
+from videop2r.engine.decode import read_media
+from videop2r.engine.media import Reader, audit, gallery, reader_of
+from videop2r.families import FAMILIES
+from videop2r.video import AtRate, VideoError, prepare, uniform
 
+QWEN = FAMILIES["qwen2_5_vl"]
 STORM = bool(os.environ.get("VIDEOP2R_STORM"))
 
 
@@ -208,3 +212,52 @@ def test_a_storm_of_damaged_clips(tmp_path):
 def test_a_page_shows_what_cannot_be_read_as_text(folder):
     page = gallery([Record(problem_id="<i>1", problem="?", path="good0.mp4"), Record(problem_id="2", path="../<b>")], folder)
     assert "data:image/png" in page and "&lt;b&gt;" in page and "<b>../" not in page and "<i>1" not in page
+
+
+def sleepy(film, n, record):
+    "A sampler that misbehaves by the record's id."
+    if record.problem_id == "hang": time.sleep(600)
+    if record.problem_id == "segv": os.kill(os.getpid(), signal.SIGSEGV)
+    if record.problem_id == "stop": raise KeyError("no such frame")
+    return uniform(film, n)
+
+@pytest.mark.parametrize("how", [dict(), dict(cache="c"), dict(seconds=30), dict(cache="c", seconds=30), dict(sampler=AtRate(4.)), dict(sampler=AtRate(4.), cache="c", seconds=30), dict(pixels=900)], ids=str)
+def test_every_way_of_reading_gives_the_same_bits(folder, how):
+    Image.new("RGB", (90, 70), "red").save(folder / "still.png")
+    rows = [Record(path="good1.mp4", data_type="video"), Record(path="still.png", data_type="image")]
+    reader = Reader(folder, **{**dict(frames=6), **how, **({"cache": folder / "c"} if "cache" in how else {})})
+    for row in rows * 2:
+        plain = read_media(folder / row.path, row.data_type, 6, sampler=how.get("sampler", uniform))
+        want, got = prepare(plain, QWEN, max_pixels=how.get("pixels")), reader.visual(row, QWEN)
+        assert torch.equal(got.patches, want.patches) and (got.grid, got.kind, got.seconds_per_grid, got.times) == (want.grid, want.kind, want.seconds_per_grid, want.times)
+        assert (reader.clip(row).frames == plain.frames).all()
+    if "cache" in how: assert (reader.cache.hits, reader.cache.misses) == (2, 2)
+
+
+def test_a_long_strip_is_kept_at_the_size_it_has_without_a_cache(folder):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 5300, 3), dtype=np.uint8)).save(folder / "strip.png")
+    row = Record(path="strip.png", data_type="image")
+    for _ in range(2): assert torch.equal(Reader(folder, cache=folder / "c").visual(row, QWEN).patches, Reader(folder).visual(row, QWEN).patches)
+
+
+def test_a_reader_survives_what_hangs_dies_or_raises(folder):
+    reader = Reader(folder, frames=6, sampler=sleepy, seconds=2)
+    good = Record(problem_id="fine", path="good0.mp4")
+    for name, why in dict(hang="no answer within 2 s", segv="SIGSEGV", stop="no such frame").items():
+        assert len(reader.clip(good).frames) == 6
+        with pytest.raises(VideoError, match=f"good1.mp4: .*{why}"): reader.clip(Record(problem_id=name, path="good1.mp4"))
+    with ThreadPoolExecutor(3) as pool: assert {len(c.frames) for c in pool.map(reader.clip, [good] * 9)} == {6}
+
+
+@pytest.mark.parametrize("how,message", [(dict(frames=0), "frames is 0"), (dict(pixels=-1), "pixels is -1"), (dict(seconds=0), "seconds is 0"), (dict(cache="c", sampler=lambda film, n, record: [0]), "a method `key"),
+                                         (dict(seconds=1, sampler=lambda film, n, record: [0]), "another process can have")], ids=str)
+def test_a_reader_that_cannot_work_is_refused_at_once(tmp_path, monkeypatch, how, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message): Reader(tmp_path, **how)
+
+
+def test_a_reader_names_what_it_cannot_read(folder):
+    reader = reader_of(folder, frames=3)
+    assert reader_of(reader, frames=9) is reader and reader.frames == 3
+    for path, what in {"gone.mp4": "gone.mp4: no such file", "../x.mp4": "not inside"}.items():
+        with pytest.raises(ValueError, match=what): reader.clip(Record(path=path))

@@ -243,7 +243,7 @@ def test_traces_made_on_demand_train_as_a_list_does(traced, media, world):
 def test_only_media_that_may_be_too_long_are_opened(traced, media, world):
     from videop2r.cot import SHORT
     from videop2r.tools.launch import Traces
-    from videop2r.video import read_media
+    from videop2r.engine.decode import read_media
     opened = []
     read = lambda path, *a: opened.append(path) or read_media(path, *a)
     lazy = Traces(world[0], traced, media, SHORT, replace(SETTINGS, frames=4, pixels=84 * 84), read=read)

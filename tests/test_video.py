@@ -1,14 +1,15 @@
 "Videos come through whole or not at all, and patches equal plain restatements and the family's own processor."
 import time
 from fractions import Fraction
+from types import SimpleNamespace
 import av, numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize as family_resize
-from videop2r import video
+from videop2r.engine import decode
+from videop2r.engine.decode import DECODERS, decoders, read_clip, read_image, read_media, table_of
 from videop2r.families import FAMILIES, Family
-from videop2r.video import (DECODERS, Clip, VideoError, at_rate, contact_sheet, decoders, patchify, png_data_uri, prepare, read_clip,
-                            read_image, read_media, resize, sample_indices, sampled_fps, smart_resize, table_of)
+from videop2r.video import AtRate, Clip, VideoError, contact_sheet, patchify, png_data_uri, prepare, resize, sample_indices, sampled_fps, smart_resize
 
 settings.register_profile("steady", deadline=None, database=None, derandomize=True)
 settings.load_profile("steady")
@@ -226,10 +227,10 @@ def test_clips_filmed_upright_are_turned(tmp_path, degrees):
 
 def test_sampling_by_time(tmp_path):
     path = film(tmp_path / "a.mp4", times=[100 * i if i < 20 else 2000 + 500 * (i - 20) for i in range(33)])
-    clip = read_clip(path, 64, at_rate(2.))
+    clip = read_clip(path, 64, AtRate(2.))
     assert clip.timestamps == pytest.approx([0, .5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 6.5, 7, 7.5, 8], abs=1e-3) and clip.fps == pytest.approx(2.)
-    assert len(read_clip(path, 6, at_rate(2.)).indices) == 6 and len(read_clip(path, 64, at_rate(.01, least=3)).indices) == 3
-    assert read_clip(film(tmp_path / "b.mp4", n=1), 8, at_rate(2.)).indices == [0] * 4
+    assert len(read_clip(path, 6, AtRate(2.)).indices) == 6 and len(read_clip(path, 64, AtRate(.01, least=3)).indices) == 3
+    assert read_clip(film(tmp_path / "b.mp4", n=1), 8, AtRate(2.)).indices == [0] * 4
 
 
 def test_late_starts_and_covers(tmp_path):
@@ -242,7 +243,7 @@ def test_late_starts_and_covers(tmp_path):
 @given(st.lists(st.floats(.01, 2), min_size=1, max_size=60), st.integers(1, 40), st.floats(.1, 10))
 def test_a_rate_takes_the_frame_that_is_shown(gaps, n, fps):
     times = np.cumsum(gaps).tolist()
-    got = at_rate(fps)(times, n)
+    got = AtRate(fps)(SimpleNamespace(timestamps=times), n)
     assert len(got) <= max(n, 1) and got == sorted(got) and got[0] == 0 and 0 <= got[-1] < len(times)
     span = times[-1] - times[0]
     step = 1 / fps if 4 <= int(span * fps + 1e-6) + 1 <= n else span / max(len(got) - 1, 1)
@@ -254,5 +255,5 @@ def test_decoders_are_chosen_in_one_place(tmp_path, monkeypatch):
     with pytest.raises(VideoError, match="'vlc' is not here: use one of pyav"): read_clip(path, 4, decoder="vlc")
     monkeypatch.setitem(DECODERS, "far", ("no_such_module", None))
     with pytest.raises(VideoError, match="'far' is not here"): read_clip(path, 4, decoder="far")
-    monkeypatch.setattr(video, "DECODER", "none")
+    monkeypatch.setattr(decode, "DECODER", "none")
     with pytest.raises(VideoError, match="'none'"): read_clip(path, 4)

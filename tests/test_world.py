@@ -3,7 +3,7 @@ import random
 from pathlib import Path
 import pytest
 from videop2r.data import read_records
-from videop2r.video import read_media
+from videop2r.engine.decode import read_media
 from videop2r.oracle import oracle_errors, paraphrase, read_claims, spoil, sufficient
 from videop2r.world import (KINDS, World, answer_text, draw_frames, from_record, gold_observation, make_records, make_scene, question_of, samples, solve,
                             write_samples)

@@ -8,7 +8,8 @@ from PIL import Image
 from videop2r.model import load
 from videop2r.sampling import sample
 from videop2r.tokens import Coder, encode
-from videop2r.video import Clip, prepare, read_clip, sample_indices, sampled_fps
+from videop2r.engine.decode import read_clip
+from videop2r.video import Clip, prepare, sample_indices, sampled_fps
 from videop2r.world import FPS, FRAMES
 
 def from_uri(url): return base64.b64decode(url.split(",", 1)[1])
