@@ -13,7 +13,8 @@ from .engine.decoding import decode
 from .engine.shared import prefill
 from .model import Policy
 from .tokens import Coder, collate, encode
-from .video import prepare, read_media
+from .video import prepare
+from .engine.decode import read_media
 
 # %% ../nbs/2_seeing/7_sampling.ipynb #60bbf150
 def nucleus(z, top_p: float):

@@ -28,7 +28,8 @@ from .scoring import score
 from .engine.store import Ledger, Shard, Store, digest, identity
 from .engine.reading import ahead, prompts_ahead, to_prompts, unfit
 from .tokens import Coder
-from .video import read_media, resize, smart_resize
+from .video import resize, smart_resize
+from .engine.decode import read_media
 from .oracle import sufficient
 from .world import from_record
 

@@ -14,7 +14,8 @@ from ..cot import Prompt
 from ..data import Record, resolve
 from ..scoring import check_truth
 from ..tokens import MARKUP, Coder, Example, encode
-from ..video import prepare, read_media
+from ..video import prepare
+from .decode import read_media
 
 # %% ../../nbs/engine/reading.ipynb #c4691d64
 def _in_threads(work, items, workers, room, ordered):

@@ -27,7 +27,8 @@ from ..rollout import Recipe, example
 from ..engine.tuner import train_sft
 from ..sft import SFT
 from ..tokens import Coder
-from ..video import contact_sheet, png_data_uri, read_media
+from ..video import contact_sheet, png_data_uri
+from ..engine.decode import read_media
 from ..world import World, make_records, samples
 
 # %% ../../nbs/tools/demo.ipynb #97fea2b5

@@ -15,7 +15,8 @@ from ..data import Record
 from ..model import lm_head
 from ..engine.shared import prefill
 from ..tokens import Coder, collate, encode
-from ..video import Clip, prepare, read_clip, sample_indices, sampled_fps
+from ..video import Clip, prepare, sample_indices, sampled_fps
+from ..engine.decode import read_clip
 from ..world import COLOURS, SHAPES, Scene, Thing, draw_frames
 
 # %% ../../nbs/tools/keyframes.ipynb #fb9bd0c3

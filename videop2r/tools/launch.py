@@ -21,7 +21,8 @@ from ..engine.tuner import Tuner, check_data
 from ..model import add_lora, load
 from ..sft import SFT
 from ..tokens import Coder, Example, encode
-from ..video import prepare, read_media
+from ..video import prepare
+from ..engine.decode import read_media
 
 # %% ../../nbs/tools/launch.ipynb #594a1242
 _EPOCH = dict(steps=None, epochs=1, batch=16, bucket=16, lr=1e-4, warmup=.03)

@@ -21,7 +21,7 @@ from ..data import Record, RecordError, resolve
 from ..rewards import PROCESSES, Bounds, rewards
 from ..scoring import score_record
 from ..tokens import segment_masks, token_bytes
-from ..video import read_media
+from ..engine.decode import read_media
 
 # %% ../../nbs/tools/trl.ipynb #e2ae81a6
 def _needs_trl(*args, **kwargs): raise ImportError("this needs TRL, which is not installed: pip install 'videop2r[trl]'")
