@@ -15,94 +15,126 @@ from fastcore.basics import patch
 @dataclass(frozen=True)
 class Reply:
     "What came back for one question."
-    text: str | None     # None: no answer that can be used
-    reason: str = ""     # why there is none
+    text: str | None      # None: no answer that can be used
+    reason: str = ""      # why there is none
     tokens_in: int = 0
     tokens_out: int = 0
-    cost: float = 0.     # in dollars
+    cost: float = 0.      # in dollars
     seconds: float = 0.
-    cached: bool = False # it had been paid for before
+    cached: bool = False  # it had been paid for before
 
 # %% ../../nbs/engine/remote.ipynb #939556e7
+_TABLE = "create table if not exists replies (key text primary key, reply text) without rowid"
+
 def key_of(*parts) -> str:
     "The name of anything that JSON can hold."
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 class Cache:
     "Replies by key, in one SQLite file."
     def __init__(self, path):
         self.path = str(path)
-        with closing(self._open()) as db: db.execute("pragma journal_mode=wal"), db.execute("create table if not exists replies (key text primary key, reply text) without rowid")
+        self._ask("pragma journal_mode=wal")
+        self._ask(_TABLE)
 
-    def _open(self): return sqlite3.connect(self.path, timeout=60, isolation_level=None)
+    def _ask(self, command, *values):
+        connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+        with closing(connection) as base: return base.execute(command, values).fetchone()
 
     def get(self, key: str) -> dict | None:
-        with closing(self._open()) as db: row = db.execute("select reply from replies where key = ?", (key,)).fetchone()
+        row = self._ask("select reply from replies where key = ?", key)
         return json.loads(row[0]) if row else None
 
     def put(self, key: str, reply: dict):
-        with closing(self._open()) as db: db.execute("insert or replace into replies values (?, ?)", (key, json.dumps(reply)))
+        self._ask("insert or replace into replies values (?, ?)", key, json.dumps(reply))
 
-    def __len__(self):
-        with closing(self._open()) as db: return db.execute("select count(*) from replies").fetchone()[0]
+    def __len__(self): return self._ask("select count(*) from replies")[0]
 
 # %% ../../nbs/engine/remote.ipynb #70a96e12
 @dataclass
 class Chat:
     "A model behind a server: messages in OpenAI's form go in, a `Reply` comes out."
     model: str
-    base_url: str = None      # None: the service's own address
-    key: str = ""             # name of the environment variable that holds the key
-    temperature: float = None # None: the server's default
+    base_url: str = None       # None: the service's own address
+    key: str = ""              # name of the environment variable that holds the key
+    temperature: float = None  # None: the server's default
     max_tokens: int = 1024
-    timeout: float = 60.      # seconds, for each try
+    timeout: float = 60.       # seconds, for each try
     retries: int = 4
-    price: tuple = (0., 0.)   # dollars for a million tokens read, and written
+    price: tuple = (0., 0.)    # dollars for a million tokens read, and written
     cache: Cache = field(default=None, repr=False)
-    extra: dict = field(default_factory=dict) # further arguments of the request
+    extra: dict = field(default_factory=dict)  # further arguments of the request
 
     @property
     def name(self): return self.model + (f" at {self.base_url}" if self.base_url else "")
 
     def _secret(self):
         found = os.environ.get(self.key)
-        if not found and not self.base_url: raise ValueError(f"the environment variable {self.key} is not set: put the key of your account there")
-        return found or "none" # a server of one's own may ask for no key
+        if not found and not self.base_url:
+            raise ValueError(
+                f"the environment variable {self.key} is not set: "
+                f"put the key of your account there")
+        return found or "none"  # a server of one's own may ask for no key
 
     def _request(self, messages):
-        return dict(model=self.model, max_tokens=self.max_tokens, **({} if self.temperature is None else dict(temperature=self.temperature)), **self.extra, **self._form(messages))
+        request = dict(model=self.model, max_tokens=self.max_tokens)
+        if self.temperature is not None: request["temperature"] = self.temperature
+        return dict(**request, **self.extra, **self._form(messages))
 
 # %% ../../nbs/engine/remote.ipynb #a4c5fb3c
 @patch
-def _reason(self: Chat, e):
-    status = f"{e.status_code} " if getattr(e, "status_code", None) else ""
-    text = re.sub(r"\s+", " ", f"{type(e).__name__}: {status}{e}").replace(self._secret(), "[key]")
-    return text[:300] + (f"; check the key in {self.key}" if status.startswith(("401", "403")) else "")
+def _reason(self: Chat, error):
+    status = getattr(error, "status_code", None)
+    text = f"{type(error).__name__}: {f'{status} ' if status else ''}{error}"
+    text = re.sub(r"\s+", " ", text).replace(self._secret(), "[key]")[:300]
+    return f"{text}; check the key in {self.key}" if status in (401, 403) else text
+
+def _unusable(text, stop, tokens_out):
+    "Why an answer cannot be used, or nothing."
+    if stop in ("length", "max_tokens"): return f"cut off at {tokens_out} tokens"
+    if stop in ("refusal", "content_filter"): return "refused"
+    return "" if (text or "").strip() else "empty reply"
 
 @patch
 def _answer(self: Chat, request):
     "A reply from the server; whatever a client raises ends here."
-    try: text, stop, tokens_in, tokens_out = self._send(request)
-    except self._faults() as e: return Reply(None, self._reason(e))
-    except (ValueError, TypeError, AttributeError, LookupError) as e: return Reply(None, f"malformed reply ({type(e).__name__})")
+    try:
+        text, stop, tokens_in, tokens_out = self._send(request)
+        reason = _unusable(text, stop, tokens_out)
+    except self._faults() as error: return Reply(None, self._reason(error))
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        return Reply(None, f"malformed reply ({type(error).__name__})")
     cost = (tokens_in * self.price[0] + tokens_out * self.price[1]) / 1e6
-    reason = f"cut off at {tokens_out} tokens" if stop in ("length", "max_tokens") else "refused" if stop in ("refusal", "content_filter") else "" if (text or "").strip() else "empty reply"
     return Reply(None if reason else text, reason, tokens_in, tokens_out, cost)
 
+# %% ../../nbs/engine/remote.ipynb #e7d12c08
 @patch
 def __call__(self: Chat, messages: list) -> Reply:
     "Ask; `ValueError` when there is no key."
     self._secret()
-    key, start = key_of(type(self).__name__, self.base_url, request := self._request(messages)), time.time()
-    if self.cache is not None and (found := self.cache.get(key)): return replace(Reply(**found), cost=0., seconds=0., cached=True)
+    request, start = self._request(messages), time.time()
+    key = key_of(type(self).__name__, self.base_url, request)
+    found = self.cache.get(key) if self.cache is not None else None
+    if found: return replace(Reply(**found), cost=0., seconds=0., cached=True)
     reply = replace(self._answer(request), seconds=time.time() - start)
     if self.cache is not None and reply.tokens_out: self.cache.put(key, asdict(reply))
     return reply
 
 # %% ../../nbs/engine/remote.ipynb #d25de52a
+@patch
+def _connected(self: Chat, client):
+    "The client of the official package, made when it is first needed."
+    if not hasattr(self, "_client"):
+        self._client = client(
+            api_key=self._secret(), base_url=self.base_url, timeout=self.timeout,
+            max_retries=self.retries)
+    return self._client
+
 class OpenAIChat(Chat):
     "Any server that speaks OpenAI's chat protocol."
-    def __init__(self, model, base_url=None, key="OPENAI_API_KEY", temperature=0., **kw): super().__init__(model, base_url, key, temperature, **kw)
+    def __init__(self, model, base_url=None, key="OPENAI_API_KEY", temperature=0., **kw):
+        super().__init__(model, base_url, key, temperature, **kw)
 
     def _form(self, messages): return dict(messages=messages)
 
@@ -112,45 +144,61 @@ class OpenAIChat(Chat):
 
     def _send(self, request):
         from openai import OpenAI
-        if not hasattr(self, "_client"): self._client = OpenAI(api_key=self._secret(), base_url=self.base_url, timeout=self.timeout, max_retries=self.retries)
-        r = self._client.chat.completions.create(**request)
-        used = r.usage
-        return r.choices[0].message.content, r.choices[0].finish_reason, used.prompt_tokens if used else 0, used.completion_tokens if used else 0
+        answer = self._connected(OpenAI).chat.completions.create(**request)
+        choice, used = answer.choices[0], answer.usage
+        tokens = (used.prompt_tokens, used.completion_tokens) if used else (0, 0)
+        return choice.message.content, choice.finish_reason, *tokens
 
 # %% ../../nbs/engine/remote.ipynb #1d7e53e6
 def _block(part):
     if part["type"] == "text": return part
-    if part["type"] != "image_url": raise ValueError(f"a part of type {part['type']!r} cannot be sent here: send frames as images")
-    kind, data = re.fullmatch(r"data:([\w/+.-]+);base64,(.*)", part["image_url"]["url"], re.S).groups()
+    if part["type"] != "image_url":
+        raise ValueError(
+            f"a part of type {part['type']!r} cannot be sent here: send frames as images")
+    found = re.fullmatch(r"data:([\w/+.-]+);base64,(.*)", part["image_url"]["url"], re.S)
+    kind, data = found.groups()
     return dict(type="image", source=dict(type="base64", media_type=kind, data=data))
+
+def _turn(message):
+    content = message["content"]
+    if isinstance(content, str): return message
+    return dict(message, content=[_block(part) for part in content])
 
 class AnthropicChat(Chat):
     "Anthropic's Messages API."
-    def __init__(self, model="claude-sonnet-5-5", base_url=None, key="ANTHROPIC_API_KEY", temperature=None, **kw): super().__init__(model, base_url, key, temperature, **kw)
+    def __init__(self, model="claude-sonnet-5-5", base_url=None, key="ANTHROPIC_API_KEY", **kw):
+        super().__init__(model, base_url, key, **kw)
 
     def _form(self, messages):
-        turns = [dict(m, content=m["content"] if isinstance(m["content"], str) else [_block(p) for p in m["content"]]) for m in messages if m["role"] != "system"]
-        system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
-        return dict(messages=turns, **(dict(system=system) if system else {}))
+        form = dict(messages=[_turn(each) for each in messages if each["role"] != "system"])
+        system = [each["content"] for each in messages if each["role"] == "system"]
+        return dict(form, system="\n\n".join(system)) if "".join(system) else form
 
     def _faults(self):
         from anthropic import AnthropicError
         return AnthropicError
 
-    def _send(self, request):
-        from anthropic import Anthropic
-        if not hasattr(self, "_client"): self._client = Anthropic(api_key=self._secret(), base_url=self.base_url, timeout=self.timeout, max_retries=self.retries)
-        r = self._client.messages.create(**request)
-        return "".join(b.text for b in r.content if b.type == "text"), r.stop_reason, r.usage.input_tokens, r.usage.output_tokens
+# %% ../../nbs/engine/remote.ipynb #366ccca3
+@patch
+def _send(self: AnthropicChat, request):
+    from anthropic import Anthropic
+    answer = self._connected(Anthropic).messages.create(**request)
+    text = "".join(block.text for block in answer.content if block.type == "text")
+    return text, answer.stop_reason, answer.usage.input_tokens, answer.usage.output_tokens
 
 # %% ../../nbs/engine/remote.ipynb #48f449b9
+_PROTOCOLS = dict(openai=OpenAIChat, anthropic=AnthropicChat)
+
 def chat_of(
-    spec: str, # openai:MODEL@URL, openai:MODEL, anthropic:MODEL or anthropic
-    **kw,      # as in `Chat`
+    spec: str,  # openai:MODEL@URL, openai:MODEL, anthropic:MODEL or anthropic
+    **kw,       # as in `Chat`
 ) -> Chat:
     "A chat from one word; `ValueError` for a word that names none."
     kind, _, rest = spec.partition(":")
-    kinds = dict(openai=OpenAIChat, anthropic=AnthropicChat)
     model, _, url = rest.partition("@")
-    if kind not in kinds or not (model or kind == "anthropic"): raise ValueError(f"{spec!r} names no model behind a server: write openai:MODEL@URL, openai:MODEL or anthropic:MODEL")
-    return kinds[kind](**(dict(model=model) if model else {}), base_url=url or None, **kw)
+    if kind not in _PROTOCOLS or not (model or kind == "anthropic"):
+        raise ValueError(
+            f"{spec!r} names no model behind a server: write openai:MODEL@URL, openai:MODEL or "
+            f"anthropic:MODEL")
+    if model: kw["model"] = model
+    return _PROTOCOLS[kind](base_url=url or None, **kw)
