@@ -75,12 +75,12 @@ def test_slider_moves_over_the_group(lab, browser):
     handle = box.find_element(By.CSS_SELECTOR, '.noUi-handle')
     handle.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     wait.until(lambda d: 'Rollout 3 of 4' in box.text)
-    colours = [t.value_of_css_property('background-color') for t in box.find_elements(By.CSS_SELECTOR, '.trace .t')]
+    colours = [t.value_of_css_property('background-color') for t in box.find_elements(By.CSS_SELECTOR, 'span[title^="perception"], span[title^="reasoning"]')]
     assert len(set(colours)) == 2, 'one shade per process'
     shot(browser, 'explore_3')
 
-    assert box.find_elements(By.CSS_SELECTOR, '.mask')
+    assert box.find_elements(By.CSS_SELECTOR, '[aria-label="masks"]')
     next(b for b in box.find_elements(By.CSS_SELECTOR, '.widget-checkbox') if 'masks' in b.text).find_element(By.TAG_NAME, 'input').click()
-    wait.until(lambda d: not box.find_elements(By.CSS_SELECTOR, '.mask'))
+    wait.until(lambda d: not box.find_elements(By.CSS_SELECTOR, '[aria-label="masks"]'))
     errors = browser.find_elements(By.CSS_SELECTOR, '[data-mime-type="application/vnd.jupyter.stderr"], [data-mime-type="application/vnd.jupyter.error"]')
     assert not errors, errors[0].text

@@ -2,7 +2,9 @@
 import copy, json, math, os, re
 from html.parser import HTMLParser
 import pytest
-from videop2r.tools.report import SECTIONS, group_html, headline, load_report, render, sample_report, smooth, svg, write_report
+from invented import invented_run
+from videop2r.tools.page import Chart, smooth
+from videop2r.tools.report import SECTIONS, group_html, headline, load_report, render, write_report
 
 EVIL = '<script>alert(1)</script><img src=x onerror=alert(1)>"\'&'
 VOID = {'meta', 'img', 'br', 'hr', 'path', 'rect', 'use'}
@@ -39,7 +41,7 @@ def parsed(html):
 
 def small():
     "A short run with few curves, since drawing is what takes the time"
-    report = sample_report(steps=3)
+    report = invented_run(steps=3)
     for arm in report['rl'].values():
         arm['rows'] = [{k: v for k, v in row.items() if k in ('step', 'reward_perception', 'zero_variance_reasoning', 'kl', 'seconds_update')} for row in arm['rows']]
     return report
@@ -59,7 +61,7 @@ def poisoned(x, value):
 
 
 def test_page_is_self_contained():
-    html = render(sample_report())
+    html = render(invented_run())
     page = parsed(html)
     assert all(l.startswith(('data:image/', '#')) for l in page.loads)
     assert not {'script', 'link', 'iframe', 'object', 'embed', 'base'} & set(page.tags)
@@ -80,7 +82,7 @@ def test_sheet_must_be_an_inline_image(sheet):
     assert 'No inline contact sheet' in html and 'img' not in parsed(html).tags
 
 
-@pytest.mark.parametrize('gone', sorted(sample_report(steps=2)))
+@pytest.mark.parametrize('gone', sorted(invented_run(steps=2)))
 def test_any_section_may_be_missing(gone):
     report = small()
     for missing in (None, type(report[gone])()):
@@ -114,18 +116,18 @@ def test_headline_follows_the_interval(lo, hi, word):
 
 @pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf, None])
 def test_values_may_be_missing_everywhere(value):
-    html = render(poisoned(sample_report(steps=5), value))
+    html = render(poisoned(invented_run(steps=5), value))
     text = re.sub(r'<style>.*?</style>|<[^>]*>', ' ', html, flags=re.S)
     assert not re.search(r'\b(nan|inf|None)\b', text)
     assert 'was above' not in html
 
 
-def test_missing_verdict_is_hatched_not_zero():
+def test_missing_verdict_is_grey_not_zero():
     report = small()
     rollout = report['example']['rollouts'][0]
     rollout['advantages'] = [math.nan] * len(rollout['tokens'])
     html = group_html(report['example'], 0)
-    assert html.count('no verdict') == len(rollout['tokens']) and '+0.00' not in html
+    assert html.count(', no number"') == len(rollout['tokens']) and '+0.00' not in html
 
 
 def test_rollout_lists_must_agree():
@@ -155,13 +157,13 @@ def test_failed_write_keeps_the_old_report(tmp_path, monkeypatch):
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     def full(*a, **k): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(os, 'replace', full)
-    with pytest.raises(OSError, match='No space'): write_report(sample_report(seed=1, steps=5), tmp_path)
+    with pytest.raises(OSError, match='No space'): write_report(invented_run(seed=1, steps=5), tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_unwritable_folder_is_an_os_error(tmp_path):
     (tmp_path/'file').write_text('')
-    with pytest.raises(OSError): write_report(sample_report(steps=2), tmp_path/'file')
+    with pytest.raises(OSError): write_report(invented_run(steps=2), tmp_path/'file')
 
 
 def test_unreadable_report_names_the_file(tmp_path):
@@ -172,7 +174,7 @@ def test_unreadable_report_names_the_file(tmp_path):
 
 def test_labels_of_a_picture_keep_their_figures():
     "Coordinates are rounded, tick labels are not"
-    assert '>0.015<' in str(svg(lambda ax: (ax.plot([.01, .02]), ax.set_yticks([.01, .015, .02]))))
+    assert '>0.015<' in Chart(lambda ax: (ax.plot([.01, .02]), ax.set_yticks([.01, .015, .02])), 'a line').svg()
 
 
 def test_smooth_against_a_plain_loop():

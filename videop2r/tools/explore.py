@@ -7,7 +7,9 @@ __all__ = ['LAYERS', 'view_html', 'GroupViewer', 'explore_group']
 
 # %% ../../nbs/tools/explore.ipynb #246d4615
 import ipywidgets as W
-from .report import P, H3, Safe, page_part, question_html, legend, token_html, mask_html, reward_table, group_limit, chip, PROCESSES, Div, B
+from fastcore.xml import B, P
+from .page import notebook_html
+from .report import PROCESSES, chip, group_limit, legend, mask_html, question_html, reward_table, token_html
 
 # %% ../../nbs/tools/explore.ipynb #a91b6cf9
 LAYERS = ('processes', 'advantages', 'masks')
@@ -21,7 +23,7 @@ def view_html(example:dict, # as `report['example']`
     rollout, limit = example['rollouts'][i], group_limit(example)
     trace = token_html(rollout, limit, underline='processes' in layers, background='advantages' in layers)
     masks = mask_html(rollout, limit) if 'masks' in layers else ''
-    return page_part(P(B(f'Rollout {i+1} of {len(example["rollouts"])} '), *[chip(rollout, p) for p in PROCESSES]), trace, masks, reward_table(rollout))
+    return notebook_html(P(B(f'Rollout {i+1} of {len(example["rollouts"])} '), *[chip(rollout, p) for p in PROCESSES]), trace, masks, reward_table(rollout))
 
 # %% ../../nbs/tools/explore.ipynb #887ebd67
 class GroupViewer(W.VBox):
@@ -33,7 +35,7 @@ class GroupViewer(W.VBox):
         self.view = W.HTML()
         for control in (self.slider, *self.boxes.values()): control.observe(self.draw, 'value')
         self.draw()
-        head = W.HTML(page_part(question_html(example), legend()))
+        head = W.HTML(notebook_html(question_html(example), legend()))
         super().__init__([head, W.HBox([self.slider, *self.boxes.values()], layout=W.Layout(flex_flow='row wrap')), self.view])
 
     def draw(self, change=None):
