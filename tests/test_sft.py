@@ -242,15 +242,28 @@ def test_traces_made_on_demand_train_as_a_list_does(traced, media, world):
 
 def test_only_media_that_may_be_too_long_are_opened(traced, media, world):
     from videop2r.cot import SHORT
+    from videop2r.engine.media import Reader
     from videop2r.tools.launch import Traces
-    from videop2r.engine.decode import read_media
     opened = []
-    read = lambda path, *a: opened.append(path) or read_media(path, *a)
-    lazy = Traces(world[0], traced, media, SHORT, replace(SETTINGS, frames=4, pixels=84 * 84), read=read)
+    class Watched(Reader):
+        def clip(self, record, *a): return opened.append(record.path) or super().clip(record, *a)
+    s = replace(SETTINGS, frames=4, pixels=84 * 84)
+    lazy = Traces(world[0], traced, Watched(media, s.frames, s.pixels), SHORT, s)
     check_data(lazy, max(lazy.lengths))
     assert not opened
     with pytest.raises(ValueError, match="more than 60 tokens: wsft-"): check_data(lazy, 60)
     assert opened
+
+def test_the_cache_the_sampler_and_the_time_limit_serve_a_run(traced, media, tmp_path):
+    from videop2r.cot import SHORT
+    from videop2r.tools.launch import run_sft
+    s = replace(SETTINGS, steps=2, batch=4, dropout=0., nf4=False, frames=4)
+    def run(name, **kw): return run_sft(media / "traces.jsonl", media, SAMPLES / "base", tmp_path / name, s, prompt=SHORT, quiet=True, **kw).rows
+    plain = timeless(run("plain"))
+    assert timeless(run("cached", cache=tmp_path / "cache")) == plain and any((tmp_path / "cache").rglob("*"))
+    def first(film, n, record=None): return list(range(n))
+    assert timeless(run("first", sampler=first)) != plain
+    with pytest.raises(ValueError, match="sampler was first, now uniform"): run("first")
 
 def test_agnostic_traces_hold_no_observation(traced, media, world):
     from videop2r.tools.launch import Traces, prompt_of

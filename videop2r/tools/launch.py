@@ -11,18 +11,18 @@ import os, platform, threading
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Callable
 from fastcore.basics import chunked, patch
 from ..cot import SHORT, Prompt, parse
-from ..data import Record, read_records, resolve
-from ..engine.framecache import FrameCache
+from ..data import Record, read_records
+from ..engine.media import Reader, reader_of
 from ..engine.paint import markdown_table
 from ..engine.runs import digest, fingerprint, must_hold
 from ..engine.tuner import Tuner, check_data
 from ..model import add_lora, load
 from ..sft import SFT
 from ..tokens import Coder, Example, encode
-from ..video import prepare
-from ..engine.decode import read_media
+from ..video import uniform
 
 # %% ../../nbs/tools/launch.ipynb #594a1242
 _EPOCH = dict(steps=None, epochs=1, batch=16, bucket=16, lr=1e-4, warmup=.03)
@@ -41,7 +41,7 @@ PRESETS = {
     "80gb": replace(_SFT, micro=4, checkpointing=False, **_WHOLE),
 }
 
-# %% ../../nbs/tools/launch.ipynb #fa5f844f
+# %% ../../nbs/tools/launch.ipynb #1a939d90
 def _shown(value):
     if value is None: return "–"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
@@ -71,6 +71,7 @@ def prompt_of(
     if word: return Prompt.from_file(word)
     return REASON if agnostic else Prompt()
 
+# %% ../../nbs/tools/launch.ipynb #f463c71d
 def response_of(record: Record, agnostic: bool = False) -> str:
     "The trace of a record, or its reasoning alone; `ValueError` where it is not in the template."
     remedy = "write one with `videop2r generate`, or leave the record out"
@@ -85,73 +86,70 @@ def response_of(record: Record, agnostic: bool = False) -> str:
 # %% ../../nbs/tools/launch.ipynb #0e08a12b
 @dataclass
 class _Row:
-    name: str
+    record: Record
     text: str      # the user's words
     response: str
-    path: str
-    kind: str      # video or image
 
-# %% ../../nbs/tools/launch.ipynb #723e893b
+# %% ../../nbs/tools/launch.ipynb #73d9d322
 class Traces:
     "Records with traces as a sequence of Examples, made when asked for; `bad` says what is not."
     def __init__(self,
         coder: Coder,
         records,                # any iterable of Records
-        media,                  # folder that their paths are relative to
+        media,                  # folder that their paths are relative to, or a `Reader`
         prompt: Prompt = Prompt(),
         settings: SFT = SFT(),  # for frames, pixels and limit
         agnostic: bool = False, # learn the reasoning alone
         workers: int = 2,       # threads that prepare examples ahead of need
-        read=read_media,        # (path, data_type, frames) -> Clip
     ):
-        self.coder, self.media, self.prompt, self.settings = coder, media, prompt, settings
-        self.agnostic, self.workers, self.read = agnostic, workers, read
+        self.coder, self.prompt, self.agnostic, self.workers = coder, prompt, agnostic, workers
+        self.reader = reader_of(media, frames=settings.frames, pixels=settings.pixels)
         self.rows, self.bad, self.guard = [], {}, threading.Lock()
-        self.about = dict(agnostic=agnostic, prompt=digest(asdict(prompt))[:8])
+        sampler = getattr(self.reader.sampler, "__name__", type(self.reader.sampler).__name__)
+        self.about = dict(agnostic=agnostic, prompt=digest(asdict(prompt))[:8], sampler=sampler)
         for record in records: self._admit(record)
-        self.names, self.lengths = [row.name for row in self.rows], self._bounds()
+        self.names, self.lengths = [row.record.problem_id for row in self.rows], self._bounds()
 
     def __len__(self): return len(self.rows)
 
-# %% ../../nbs/tools/launch.ipynb #f83866a5
+# %% ../../nbs/tools/launch.ipynb #f5c6da73
 @patch
 def _admit(self: Traces, record):
     "Keep what an example is made of, or the reason why there can be none."
     try:
-        path = resolve(record.path, self.media)
+        path = self.reader.path(record)
         if not os.path.isfile(path):
             raise ValueError(f"{path}: no such file; fetch it, or check the media folder")
         text, response = self.prompt.render(record), response_of(record, self.agnostic)
-        self.rows.append(_Row(record.problem_id, text, response, str(path), record.data_type))
+        self.rows.append(_Row(record, text, response))
     except ValueError as e: self.bad[record.problem_id] = str(e)
 
 @patch
 def __getitem__(self: Traces, i: int) -> Example:
     "The example; `ValueError` for a medium that cannot be read."
     row = self.rows[i]
-    clip = self.read(row.path, row.kind, self.settings.frames)
-    visual = prepare(clip, self.coder.family, max_pixels=self.settings.pixels)
-    with self.guard: return encode(self.coder, row.text, visual, row.response, row.name)
+    visual, name = self.reader.visual(row.record, self.coder.family), row.record.problem_id
+    with self.guard: return encode(self.coder, row.text, visual, row.response, name)
 
 # %% ../../nbs/tools/launch.ipynb #d9e7ec52
 @patch
 def _visual(self: Traces, kind):
     "The most tokens that a medium of this kind takes, its marks and times included."
-    family, frames = self.coder.family, self.settings.frames
+    family, frames, pixels = self.coder.family, self.reader.frames, self.reader.pixels
     layers = -(-frames // family.temporal) if kind == "video" else 1
-    most = (self.settings.pixels or family.max_pixels) // (family.patch * family.merge) ** 2
+    most = (pixels or family.max_pixels) // (family.patch * family.merge) ** 2
     return len(self.coder.ids(family.medium(kind, layers * most, [9999.9] * layers)))
 
 @patch
 def _bounds(self: Traces):
     "Bounds on the tokens of each example."
     turn, found = len(self.coder.ids("".join(self.coder.turn))) + 1, []
-    visual = {kind: self._visual(kind) for kind in {row.kind for row in self.rows}}
+    visual = {kind: self._visual(kind) for kind in {row.record.data_type for row in self.rows}}
     for part in chunked(self.rows, 1000):
         texts = self.coder.ids([row.text for row in part])
         responses = self.coder.ids([row.response for row in part])
         for row, text, response in zip(part, texts, responses):
-            found.append(turn + visual[row.kind] + len(text) + len(response))
+            found.append(turn + visual[row.record.data_type] + len(text) + len(response))
     return found
 
 # %% ../../nbs/tools/launch.ipynb #2d485539
@@ -183,20 +181,22 @@ class Tuned:
     agnostic: bool = False
 
     @property
-    def seen(self): return [row for row in self.rows if "val_loss" in row]
+    def seen(self) -> list: return [row for row in self.rows if "val_loss" in row]
 
     @property
     def best(self): return min(self.seen, key=lambda row: row["val_loss"], default=None)
 
-    def losses(self) -> dict:
-        "The losses of the first and the last step, and on the validation set."
-        ends, seen = [self.rows[0], self.rows[-1]], self.seen
-        found = {f"training loss, step {row['step'] + 1}": _loss(row) for row in ends}
-        if not seen: return found
-        for row in (seen[0], seen[-1]):
-            found[f"validation loss, step {row['step'] + 1}"] = _loss(row, "val_")
-        found[f"best validation loss, step {self.best['step'] + 1}"] = _loss(self.best, "val_")
-        return found
+# %% ../../nbs/tools/launch.ipynb #597d0f8e
+@patch
+def losses(self: Tuned) -> dict:
+    "The losses of the first and the last step, and on the validation set."
+    ends, seen = [self.rows[0], self.rows[-1]], self.seen
+    found = {f"training loss, step {row['step'] + 1}": _loss(row) for row in ends}
+    if not seen: return found
+    for row in (seen[0], seen[-1]):
+        found[f"validation loss, step {row['step'] + 1}"] = _loss(row, "val_")
+    found[f"best validation loss, step {self.best['step'] + 1}"] = _loss(self.best, "val_")
+    return found
 
 # %% ../../nbs/tools/launch.ipynb #3ba67030
 _CARD = """---
@@ -222,7 +222,7 @@ model = PeftModel.from_pretrained(model, "path/of/this/folder")
 {tables}
 """
 
-# %% ../../nbs/tools/launch.ipynb #aa8c4775
+# %% ../../nbs/tools/launch.ipynb #5e658188
 _FORM = "<think>…</think><answer>…</answer>"
 
 @patch
@@ -288,13 +288,15 @@ class Source:
     prompt: Prompt = None    # `prompt_of(None, agnostic)` unless given
     workers: int = 2         # threads that read media
     cache: str = None        # folder for decoded frames
+    sampler: Callable = uniform # which frames of a video, as in `Reader`
+    seconds: float = None    # the most that one medium may take
 
     def read(self, coder, settings: SFT):
         "Training and validation traces; `ValueError` where there are none, or some are too long."
-        read = read_media
-        if self.cache: read = FrameCache(self.cache, coder.family, max_pixels=settings.pixels).read
+        own = dict(sampler=self.sampler, cache=self.cache, seconds=self.seconds)
+        reader = Reader(self.media, settings.frames, settings.pixels, **own)
         prompt = self.prompt or prompt_of(None, self.agnostic)
-        given = (self.media, prompt, settings, self.agnostic, self.workers, read)
+        given = (reader, prompt, settings, self.agnostic, self.workers)
         training = _traces(self.records, coder, *given)
         validation = _traces(self.validation, coder, *given) if self.validation else None
         check_data(training, settings.limit)
@@ -323,9 +325,9 @@ def run_sft(
     track: str = None,   # tensorboard, trackio or wandb, beside metrics.jsonl
     quiet: bool = False,
     hook=None,           # called with each row
-    **source,            # validation, agnostic, prompt, workers, cache of `Source`
+    **source,            # other fields of `Source`: validation, agnostic, prompt, workers, cache, …
 ) -> Tuned:
-    "Fine-tune a LoRA adapter on files; errors as of `train_sft`, the data's before a model is loaded."
+    "Fine-tune a LoRA adapter on files; errors of `train_sft`, the data's before a model is loaded."
     if resume: must_hold(out)
     source = Source(records, media, **source)
     tuner = tuner_of(model, source, settings, out, track)
