@@ -11,7 +11,7 @@ from common import machine, show
 from eighth import LIMITS, _status, spawn
 from types import SimpleNamespace
 from videop2r.families import Shape, family_of
-from videop2r.tools.plan import GB, STAGES, Settings
+from videop2r.tools.plan import GB, Settings, held
 
 SHAPE = dict(hidden=768, layers=12, heads=12, kv=4, inter=2048, vocab=32768, tied=True)
 TEXT, PIXELS = 1024, 28 * 28
@@ -105,7 +105,8 @@ def work(spec):
     print(json.dumps(dict(peak=(_status("VmHWM") - start) * 2**20 / GB)))
 
 def row(stage, more):
-    parts = {k: v / GB for k, v in STAGES[stage](shape(), settings(more), FAMILY).items()}
+    parts = {}
+    for t in held(stage, shape(), settings(more), FAMILY): parts[t.part] = parts.get(t.part, 0) + t.bytes / GB
     got, want = spawn(__file__, True, stage=stage, more=more)["peak"], sum(parts.values())
     return dict(stage=stage, **{k: more.get(k, "") for k in ("completion", "micro", "checkpointing", "group", "rows", "recompute")}, measured_gb=got, predicted_gb=want, predicted_over_measured=want / got, **{f"{k}_gb": parts.get(k, 0.) for k in ("cache", "prompt", "activations", "layer", "logits")})
 
