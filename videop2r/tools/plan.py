@@ -64,7 +64,7 @@ def _visual_tokens(settings, family):
 
 def _prompt_tokens(settings, family): return _visual_tokens(settings, family) + settings.text
 
-# %% ../../nbs/tools/plan.ipynb #62a7489d
+# %% ../../nbs/tools/plan.ipynb #d0a5a0e5
 PARTS = (
     "weights", "adapters", "overhead", "features", "cache", "prompt", "activations", "layer", "logits")
 
@@ -211,15 +211,15 @@ def _sampling(shape, settings, family):
     here = _features(shape, settings, family) + _cache(shape, settings, "the prompt", tokens)
     size = (group, settings.completion)
     both = here + _cache(shape, settings, "the responses", *size)
-    moved = (.75 * group, settings.completion) if group >= 4 else (0, settings.completion)
-    copied = _cache(shape, settings, "rows that are copied together", *moved)
+    moved = (shape.layers, .75 * group if group >= 4 else 0, settings.completion, shape.kv * shape.head)
+    copied = [Tensor("cache", "keys of the rows that go on, copied", moved, settings.compute)]
     layer = _times(_forward(shape, settings), tokens) + _unpacked(shape, settings)
     return {"the clip is seen": _seeing(shape, settings, family),
             "the prompt is run": here + layer,
             "a token is drawn": both + _logits(shape, settings, group),
             "rows are moved": both + copied}
 
-# %% ../../nbs/tools/plan.ipynb #3b0e53e7
+# %% ../../nbs/tools/plan.ipynb #c12291ee
 def _copies(shape, settings, tokens, rows):
     "The prompt's keys and values for each row and every query head, in one layer."
     if settings.merged: return []
@@ -269,7 +269,7 @@ def _update(shape, settings, family):
             "a chunk is scored": here + stack + _logits(shape, settings, late),
             "the prompt goes backward": here + early}
 
-# %% ../../nbs/tools/plan.ipynb #1eb5a642
+# %% ../../nbs/tools/plan.ipynb #e0944d3b
 _STAGES = dict(sft=_sft, sampling=_sampling, reference=_reference, update=_update)
 
 def held(
