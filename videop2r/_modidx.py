@@ -983,6 +983,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'videop2r.tools.funnel._projection_table': ( 'tools/funnel.html#_projection_table',
                                                                                     'videop2r/tools/funnel.py'),
                                        'videop2r.tools.funnel._reached': ('tools/funnel.html#_reached', 'videop2r/tools/funnel.py'),
+                                       'videop2r.tools.funnel._reject': ('tools/funnel.html#_reject', 'videop2r/tools/funnel.py'),
                                        'videop2r.tools.funnel._rejects_section': ( 'tools/funnel.html#_rejects_section',
                                                                                    'videop2r/tools/funnel.py'),
                                        'videop2r.tools.funnel._render': ('tools/funnel.html#_render', 'videop2r/tools/funnel.py'),

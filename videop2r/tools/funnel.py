@@ -29,7 +29,8 @@ def _reached(step):
     if not step: return len(FUNNEL)
     return FUNNEL.index(step) if step in FUNNEL else 1
 
-def _labels(record): return {k: getattr(record, k) for k in ("problem_type", "data_type", "data_source")}
+def _labels(record):
+    return {k: getattr(record, k) for k in ("problem_type", "data_type", "data_source")}
 
 def rows_of(out):
     "What is known of every record of a run: labels, the step it ended at, the reason, the trace."
@@ -42,6 +43,7 @@ def rows_of(out):
             if name == "quarantine": row["step"] = name
             yield row
 
+# %% ../../nbs/tools/funnel.ipynb #704a986c
 def by_step(rows, key: str) -> dict: # value of `key` -> records left after each step
     "The funnel of each type, medium or source."
     found = {}
@@ -100,11 +102,16 @@ def projected(steps: dict, cost: dict, n: int = 260_000) -> dict:
                 dollars=scale * dollars, hours=scale * cost["wall"] / 3600, **tokens)
 
 # %% ../../nbs/tools/funnel.ipynb #3065e3dd
-def rejects(rows, examples: int = 2) -> list: # dicts: step, reason, n, examples; the most frequent first
+def rejects(
+    rows,              # as `rows_of` gives
+    examples: int = 2, # of each kind
+) -> list:             # dicts: step, reason, n, examples; the most frequent first
     "Why records were left out, with a few of each kind."
     found = {}
     for row in rows:
-        if row["step"]: found.setdefault((row["step"], kind(row["step"], row["reason"])), []).append(row)
+        if not row["step"]: continue
+        place = row["step"], kind(row["step"], row["reason"])
+        found.setdefault(place, []).append(row)
     listed = []
     for (step, reason), group in sorted(found.items(), key=lambda item: -len(item[1])):
         shown = [dict(problem_id=row["problem_id"], reason=row["reason"], output=row.get("output"))
@@ -124,7 +131,8 @@ def text_map(
     from sklearn.manifold import TSNE
     some = {process: group[::max(1, -(-len(group) // most))] for process, group in texts.items()}
     every = [text for group in some.values() for text in group]
-    weights = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+").fit_transform(every) # (n, words)
+    weigh = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+")
+    weights = weigh.fit_transform(every) # (n, words)
     if weights.shape[0] < 8: return {}
     main = TruncatedSVD(min(50, weights.shape[1] - 1), random_state=seed).fit_transform(weights)
     layout = TSNE(perplexity=min(30, (len(main) - 1) / 3), random_state=seed, init="random")
@@ -155,7 +163,8 @@ def cloud(texts: list, seed: int = 0) -> str: # address of a PNG
     return png_uri(drawn.generate(" ".join(texts)).to_image())
 
 def _cloud_figure(process, address):
-    image = Img(src=address, alt=f"Frequent words of {process}", style="max-width:100%;background:#fff")
+    look = "max-width:100%;background:#fff"
+    image = Img(src=address, alt=f"Frequent words of {process}", style=look)
     return Figure(H3(f"Words of {process}"), image)
 
 # %% ../../nbs/tools/funnel.ipynb #6f12b92e
@@ -163,13 +172,15 @@ def _pictures(texts):
     "Map and clouds, and why there are none."
     try:
         filled = texts if all(texts.values()) else {}
-        return dict(map=text_map(texts), clouds={process: cloud(t) for process, t in filled.items()}), ""
+        clouds = {process: cloud(group) for process, group in filled.items()}
+        return dict(map=text_map(texts), clouds=clouds), ""
     except ImportError as e:
         why = f"No map and no word clouds: {e}. pip install videop2r[report] brings what they need."
         return dict(clouds={}), why
 
+# %% ../../nbs/tools/funnel.ipynb #b7c0ce61
 def tally(out) -> dict:
-    "Everything that the page shows, from a run's folder. `FileNotFoundError` where no run was concluded."
+    "All that the page shows, from a run's folder. `FileNotFoundError` where no run was concluded."
     rows, manifest = list(rows_of(out)), read_json(Path(out) / "manifest.json")
     if manifest is None:
         raise FileNotFoundError(f"{out}: no manifest.json there; give the folder of a finished run")
@@ -209,7 +220,7 @@ def _split_section(figures, key, title, first):
         rows.append([name, *[_count(steps[step]) for step in FUNNEL], share])
     return section(title, table([first, *_NAMES.values(), "kept"], rows, numeric=range(1, 8)))
 
-# %% ../../nbs/tools/funnel.ipynb #8dacd51d
+# %% ../../nbs/tools/funnel.ipynb #fd734b95
 def _table3_section(figures):
     rows = []
     for task, kept in figures["kept"].items():
@@ -238,23 +249,27 @@ def _lengths_section(figures):
             "columns in per cent are quantiles.")
     return section("Lengths", keys(_PROCESS_INK), grid, note=note)
 
+# %% ../../nbs/tools/funnel.ipynb #357eb322
 def _texts_section(pictures, why):
     if why: return section("Words and map", P(why))
     drawn = []
-    if pictures.get("map"): drawn.append(Figure(H3("Map of the texts"), _map_chart(pictures["map"])))
+    if pictures.get("map"):
+        drawn.append(Figure(H3("Map of the texts"), _map_chart(pictures["map"])))
     drawn += [_cloud_figure(process, address) for process, address in pictures["clouds"].items()]
     note = ("Evenly taken texts as TF-IDF vectors laid out by t-SNE: near means alike, "
             "distance across the map means nothing.")
     if not drawn: return None
     return section("Words and map", keys(_PROCESS_INK), Div(*drawn, cls="grid"), note=note)
 
+def _reject(example):
+    why = P(B(example["problem_id"] or ""), f" {example['reason']}", cls="soft")
+    return Div(why, Pre(example["output"] or ""))
+
 def _rejects_section(figures):
     items = []
     for found in figures["rejects"][:24]:
         line = Summary(B(f"{_count(found['n'])} "), f"at {found['step']}: {found['reason']}")
-        shown = [Div(P(B(e["problem_id"] or ""), f" {e['reason']}", cls="soft"), Pre(e["output"] or ""))
-                 for e in found["examples"]]
-        items.append(Details(line, *shown))
+        items.append(Details(line, *map(_reject, found["examples"])))
     note = ("Every record that is not kept is here once. "
             "Reasons that differ in a number, a path or a quotation count as one.")
     return section("Left out, and why", *items, note=note)
@@ -270,27 +285,34 @@ def _spent_table(cost):
         calls = max(cost[who]["calls"], 1)
         for key, name, places in _SPENT:
             if not (value := cost[who][key]): continue
-            rows.append([f"{who}: {name}", number(value, places), number(value / calls, places + 2)])
+            values = [number(value, places), number(value / calls, places + 2)]
+            rows.append([f"{who}: {name}", *values])
     return table(["", "this run", "a call"], rows, numeric=(1, 2))
 
 def _projection_table(ahead):
     kept = f"{_count(ahead['kept'])} [{_count(ahead['kept_lo'])}, {_count(ahead['kept_hi'])}]"
-    rows = [["kept", kept], ["dollars", _count(ahead["dollars"])], ["hours", number(ahead["hours"], 1)],
-            ["tokens read", _count(ahead["tokens_in"])], ["tokens written", _count(ahead["tokens_out"])]]
+    rows = [["kept", kept],
+            ["dollars", _count(ahead["dollars"])],
+            ["hours", number(ahead["hours"], 1)],
+            ["tokens read", _count(ahead["tokens_in"])],
+            ["tokens written", _count(ahead["tokens_out"])]]
     return table([f"{_count(ahead['records'])} like these", ""], rows, numeric=(1,))
 
+# %% ../../nbs/tools/funnel.ipynb #9b291882
 def _cost_section(figures):
     done = max(figures["steps"]["records"], 1)
     grid = Div(_spent_table(figures["spent"]), _projection_table(figures["projected"]), cls="grid")
-    note = (f"{_count(figures['spent']['wall'])} s at work. The projection takes these {_count(done)} records "
-            "as a fair sample, at the same speed and prices; the interval is of that sampling alone.")
+    wall = _count(figures["spent"]["wall"])
+    note = (f"{wall} s at work. The projection takes these {_count(done)} records as a fair sample, "
+            "at the same speed and prices; the interval is of that sampling alone.")
     return section("Cost and time", grid, note=note)
 
 def _manifest_section(figures):
     changes = []
     for change in figures["changes"]:
         after = f"after {change['traces']} traces and {change['verdicts']} verdicts"
-        changes.append(P(f"{change['field']} was changed from {change['old']} to {change['new']} {after}."))
+        said = f"{change['field']} was changed from {change['old']} to {change['new']}"
+        changes.append(P(f"{said} {after}."))
     settings = figures["settings"]
     shown = table(["", ""], [[key, Pre(str(value))] for key, value in settings.items()])
     return section("Settings", *changes, folded("Settings", len(settings), shown))

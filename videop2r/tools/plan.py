@@ -64,7 +64,7 @@ def _visual_tokens(settings, family):
 
 def _prompt_tokens(settings, family): return _visual_tokens(settings, family) + settings.text
 
-# %% ../../nbs/tools/plan.ipynb #d0a5a0e5
+# %% ../../nbs/tools/plan.ipynb #e09a51ec
 PARTS = (
     "weights", "adapters", "overhead", "features", "cache", "prompt", "activations", "layer", "logits")
 
@@ -144,6 +144,7 @@ def _forward(shape, settings):
             ("hidden states", (3, shape.hidden), settings.compute)]
     return [Tensor("layer", *row) for row in rows]
 
+# %% ../../nbs/tools/plan.ipynb #9588390d
 def _logits(shape, settings, tokens, copies=4):
     "What stands while a chunk of tokens is scored: four copies with gradients, three without."
     size = (copies, min(settings.chunk, tokens * shape.vocab))
@@ -173,6 +174,7 @@ def _inputs(shape, settings, tokens, part="activations"):
     size = (shape.layers, tokens, shape.hidden)
     return [Tensor(part, "inputs of the layers", size, settings.compute)]
 
+# %% ../../nbs/tools/plan.ipynb #b66484ba
 def _sft(shape, settings, family):
     micro, tokens = settings.micro, _prompt_tokens(settings, family) + settings.completion
     padded = micro > 1
@@ -206,6 +208,7 @@ def _features(shape, settings, family):
     size = (_visual_tokens(settings, family), 1 + shape.deep, shape.hidden)
     return [Tensor("features", "features of the clip", size, settings.compute)]
 
+# %% ../../nbs/tools/plan.ipynb #f49f0739
 def _sampling(shape, settings, family):
     group, tokens = settings.group, _prompt_tokens(settings, family)
     here = _features(shape, settings, family) + _cache(shape, settings, "the prompt", tokens)
@@ -219,7 +222,7 @@ def _sampling(shape, settings, family):
             "a token is drawn": both + _logits(shape, settings, group),
             "rows are moved": both + copied}
 
-# %% ../../nbs/tools/plan.ipynb #c12291ee
+# %% ../../nbs/tools/plan.ipynb #a807241d
 def _copies(shape, settings, tokens, rows):
     "The prompt's keys and values for each row and every query head, in one layer."
     if settings.merged: return []
@@ -248,6 +251,7 @@ def _saved_by_rows(shape, settings, tokens, rows, cast):
     copies = _times(_copies(shape, settings, tokens, rows), part="activations")
     return _times(_saved(shape, settings, shape.heads, cast), late) + copies
 
+# %% ../../nbs/tools/plan.ipynb #cd2ad6ad
 def _update(shape, settings, family):
     tokens, rows = _prompt_tokens(settings, family), min(settings.rows, settings.group)
     late, cast = rows * settings.completion, settings.compute == "bf16"
@@ -269,7 +273,7 @@ def _update(shape, settings, family):
             "a chunk is scored": here + stack + _logits(shape, settings, late),
             "the prompt goes backward": here + early}
 
-# %% ../../nbs/tools/plan.ipynb #e0944d3b
+# %% ../../nbs/tools/plan.ipynb #b995c5a5
 _STAGES = dict(sft=_sft, sampling=_sampling, reference=_reference, update=_update)
 
 def held(
@@ -332,6 +336,7 @@ class Plan:
     @property
     def card(self): return self.gpu or GPUS["a100"] # the card whose time is told
 
+# %% ../../nbs/tools/plan.ipynb #f732800c
 @patch
 def tensors(self: Plan, stage: str) -> list:
     "All that stands at the peak of a stage."
@@ -370,6 +375,7 @@ def _read(plan, words):
     weights = linears * (BYTES[plan.settings.weights] + unpacked)
     return weights + _total(_cache(plan.shape, plan.settings, "read", plan.prompt + words / 2))
 
+# %% ../../nbs/tools/plan.ipynb #bdc355e9
 @patch(as_prop=True)
 def seconds(self: Plan) -> dict:
     "Seconds of one SFT example, and of one question's sampling, reference and update."
@@ -478,6 +484,7 @@ def _memory_table(plan):
         rows.append([stage, *cells, f"**{sum(parts.values()):.2f}**"])
     return markdown_table(["GB", *PARTS, "sum"], rows, right=range(1, len(PARTS) + 2))
 
+# %% ../../nbs/tools/plan.ipynb #d26ffe12
 def _plan_markdown(self):
     settings = self.settings
     tokens = f"{self.visual:,} visual tokens, {self.prompt:,} in the prompt"

@@ -64,7 +64,7 @@ def _compared(report, measure):
     return _VERDICTS[_verdict(change)].format(what=_MEASURES[measure], a=a, b=b, d=d, lo=lo, hi=hi)
 
 def _moved(report, arm='pagrpo'):
-    "One sentence on how the arm's two rewards moved between the first and the last tenth of its steps"
+    "One sentence on how the two rewards moved between the first and the last tenth of the steps"
     change = _arms(report).get(arm, {}).get('change') or {}
     parts = []
     for process in PROCESSES:
@@ -73,6 +73,7 @@ def _moved(report, arm='pagrpo'):
         parts.append(f'the {process} reward {_MOVES[_verdict(found)]} ({values})')
     return f'While {ARMS[arm]} trained, {" and ".join(parts)}.' if parts else ''
 
+# %% ../../nbs/tools/report.ipynb #365a15bf
 def headline(report:dict) -> list:
     "What the run showed, as sentences computed from its figures"
     trained = report.get('rl') or {}
@@ -102,10 +103,11 @@ def _arms_section(report):
         arm, colour = row['arm'], ARM_INK.get(row['arm'], '#4b5563')
         cells = [_interval_cell(row.get(c), colour) for c in columns]
         body.append([B(ARMS.get(arm, arm)), *cells, number(row.get('n'), 0)])
-    note = ('Means over held-out questions with 95% intervals. The paper reports think–answer mismatch of '
-            '7.5% for its model and 1.5–5.2% for SFT models, on other data.')
+    note = ('Means over held-out questions with 95% intervals. The paper reports think–answer '
+            'mismatch of 7.5% for its model and 1.5–5.2% for SFT models, on other data.')
     head = ['', *[_COLUMNS[c] for c in columns], 'questions']
-    return section('Held-out results', table(head, body, numeric=(len(columns)+1,)) if rows else None, note=note)
+    shown = table(head, body, numeric=(len(columns)+1,)) if rows else None
+    return section('Held-out results', shown, note=note)
 
 # %% ../../nbs/tools/report.ipynb #df6102e9
 _STEPS = dict(records='questions', written='trace written', template='template matches',
@@ -119,18 +121,22 @@ def _yield_bars(report):
     for step in steps:
         share = step['n']/total if total else None
         text = f'{number(step["n"], 0)} · {percent(share)}'
-        bars.append(bar_row(_STEPS.get(step['step'], step['step']), [(share or 0, '#0d9488')], text))
+        name = _STEPS.get(step['step'], step['step'])
+        bars.append(bar_row(name, [(share or 0, '#0d9488')], text))
     paper = bar_row('in the paper', [(.623, '#cbd5e1')], '162,062 · 62.3%')
     return [*bars, paper] if bars else []
 
+# %% ../../nbs/tools/report.ipynb #b1f0336c
 def _yield_section(report):
     "The funnel from questions to kept traces"
     rows = []
     for kind, found in (report.get('yield_by_type') or {}).items():
         records, kept = found.get('records'), found.get('kept')
-        rows.append([kind, number(records, 0), number(kept, 0), percent(kept/records if records else None)])
+        share = kept/records if records else None
+        rows.append([kind, number(records, 0), number(kept, 0), percent(share)])
     kinds = table(['type', 'questions', 'kept', ''], rows, numeric=(1, 2, 3)) if rows else None
-    note = 'What is left after each step. The last bar is the reference: 260K questions to 162,062 traces.'
+    note = ('What is left after each step. '
+            'The last bar is the reference: 260K questions to 162,062 traces.')
     return section('From questions to training traces', *_yield_bars(report), kinds, note=note)
 
 # %% ../../nbs/tools/report.ipynb #0f8c759b
@@ -147,6 +153,7 @@ def _arm_lines(report, key):
 
 def _arm_keys(report): return keys({ARMS[arm]: ARM_INK[arm] for arm in _arms(report)})
 
+# %% ../../nbs/tools/report.ipynb #0a61846e
 _PROCESS_INK = {p: INK[p] for p in PROCESSES}
 
 def _sft_section(report):
@@ -169,8 +176,8 @@ def _change_text(report, key):
     lines = []
     for arm, found in _arms(report).items():
         if not (change := (found.get('change') or {}).get(key)): continue
-        first, last, diff, lo, hi = (number(change.get(k)) for k in ('first', 'last', 'diff', 'lo', 'hi'))
-        lines.append(f'{ARMS[arm]} {first} → {last}, change {diff} [{lo}, {hi}]')
+        said = {k: number(change.get(k)) for k in ('first', 'last', 'diff', 'lo', 'hi')}
+        lines.append('{} {first} → {last}, change {diff} [{lo}, {hi}]'.format(ARMS[arm], **said))
     return lines
 
 def _rl_section(report, title, wanted, note, small=False, floor=0):
@@ -181,18 +188,20 @@ def _rl_section(report, title, wanted, note, small=False, floor=0):
     grid = Div(*found, cls='grid small' if small else 'grid') if found else None
     return section(title, _arm_keys(report) if grid else None, grid, note=note)
 
+# %% ../../nbs/tools/report.ipynb #6ad4c4fe
 def _rewards_section(report):
     "Reward curves per process (paper, Fig. 15)"
     wanted = dict(reward_perception='Perception reward', reward_reasoning='Reasoning reward')
-    note = ('Mean total reward of a step’s rollouts per process. Faint: each step. Bold: moving mean. '
-            'Below: first tenth of the steps against the last, with a 95% interval. The axes do not start at 0.')
+    note = ('Mean total reward of a step’s rollouts per process. Faint: each step. '
+            'Bold: moving mean. Below: first tenth of the steps against the last, '
+            'with a 95% interval. The axes do not start at 0.')
     return _rl_section(report, 'Rewards while training', wanted, note, floor=None)
 
 def _zero_section(report):
     "Share of groups whose rewards are all equal, per step (paper, Fig. 6c)"
     wanted = dict(zero_variance_perception='Perception', zero_variance_reasoning='Reasoning')
-    note = ('Zero-variance groups: all rollouts of the group have the same reward, so every advantage is 0. '
-            'A group is lost to PA-GRPO only if both processes are flat.')
+    note = ('Zero-variance groups: all rollouts of the group have the same reward, '
+            'so every advantage is 0. A group is lost to PA-GRPO only if both processes are flat.')
     return _rl_section(report, 'Groups that teach nothing', wanted, note)
 
 # %% ../../nbs/tools/report.ipynb #deb375bd
@@ -214,7 +223,8 @@ _OWNERS = ('perception', 'reasoning', 'both')
 
 def group_limit(example:dict) -> float:
     "The largest |advantage| of any token of the group"
-    return max((abs(a) for r in example['rollouts'] for a in r['advantages'] if known(a)), default=0.)
+    every = [a for rollout in example['rollouts'] for a in rollout['advantages']]
+    return max((abs(a) for a in every if known(a)), default=0.)
 
 def _checked(rollout):
     n = [len(rollout[k]) for k in ('tokens', 'segments', 'advantages')]
@@ -278,8 +288,9 @@ def question_html(example:dict):
     "The clip's contact sheet, the question and its true answer"
     sheet = str(example.get('sheet') or '')
     look = 'width:100%;max-width:760px;border-radius:6px;display:block;margin:8px 0'
-    if _INLINE.fullmatch(sheet): image = Img(src=sheet, alt='Frames of the clip, in order', style=look)
-    else: image = P('No inline contact sheet.', cls='soft')
+    image = P('No inline contact sheet.', cls='soft')
+    if _INLINE.fullmatch(sheet):
+        image = Img(src=sheet, alt='Frames of the clip, in order', style=look)
     options = Span('  '.join(map(str, example.get('options') or [])), cls='soft')
     truth = P('True answer: ', B(example.get('truth') or DASH), cls='soft')
     return Div(image, P(B(example.get('problem') or ''), ' ', options), truth)
@@ -292,8 +303,9 @@ def group_html(
     rollouts = example['rollouts']
     if not 0 <= i < len(rollouts):
         raise IndexError(f'rollout {i}: the group has {len(rollouts)}, numbered from 0')
+    title = H3(f'Rollout {i+1} of {len(rollouts)}')
     shown = rollout_html(rollouts[i], group_limit(example))
-    return notebook_html(question_html(example), H3(f'Rollout {i+1} of {len(rollouts)}'), legend(), shown)
+    return notebook_html(question_html(example), title, legend(), shown)
 
 # %% ../../nbs/tools/report.ipynb #77d90179
 def chip(rollout:dict, process:str):
@@ -317,8 +329,8 @@ def _example_section(report):
     for i, rollout in enumerate(example['rollouts']):
         line = Summary(B(f'Rollout {i+1} '), *[chip(rollout, p) for p in PROCESSES])
         items.append(Details(line, rollout_html(rollout, limit), open=i == first))
-    note = ('All rollouts answer the same question. Underline: the process of a token. Shade: its advantage; '
-            'hold the pointer over a token for the number.')
+    note = ('All rollouts answer the same question. Underline: the process of a token. '
+            'Shade: its advantage; hold the pointer over a token for the number.')
     return section('One group, token by token', question_html(example), legend(), *items, note=note)
 
 # %% ../../nbs/tools/report.ipynb #b38e2d12
@@ -335,7 +347,8 @@ def _kinds_section(report):
     head = ['kind', *[ARMS[arm] for arm in arms]]
     shown = table(head, rows, numeric=tuple(range(1, len(head)))) if rows else None
     measure = report.get('by_kind_measure', 'right answers')
-    note = f'Share of {measure}. Few questions stand behind each cell, so small differences mean little.'
+    note = (f'Share of {measure}. '
+            'Few questions stand behind each cell, so small differences mean little.')
     return section('By kind of question', shown, note=note)
 
 # %% ../../nbs/tools/report.ipynb #25ed4253
@@ -350,9 +363,14 @@ def _work_bars(report):
         sums[arm] = [np.nansum(_column(rows, key)[1]) for key in _WORK]
     most = max((sum(seconds) for seconds in sums.values()), default=0)
     colours = [colour for _, colour in _WORK.values()]
-    return [bar_row(ARMS[arm], [(s/most, c) for s, c in zip(seconds, colours)], f'{number(sum(seconds), 0)} s')
-            for arm, seconds in sums.items() if sum(seconds)]
+    bars = []
+    for arm, seconds in sums.items():
+        if not sum(seconds): continue
+        boxes = [(spent/most, colour) for spent, colour in zip(seconds, colours)]
+        bars.append(bar_row(ARMS[arm], boxes, f'{number(sum(seconds), 0)} s'))
+    return bars
 
+# %% ../../nbs/tools/report.ipynb #9bd0fe2c
 def _cost_section(report):
     "Seconds and peak memory of each stage"
     stages = report.get('stages') or []
@@ -363,7 +381,8 @@ def _cost_section(report):
         text = f'{number(stage.get("seconds"), 1)} s · {number(stage.get("peak_mb"), 0)} MB'
         bars.append(bar_row(stage.get('name', ''), [(spent/most if most else 0, '#64748b')], text))
     work = _work_bars(report)
-    split = Div(H3('Where the steps of RL spend it'), keys(dict(_WORK.values())), *work) if work else None
+    title = H3('Where the steps of RL spend it')
+    split = Div(title, keys(dict(_WORK.values())), *work) if work else None
     note = f'Seconds and peak memory of each stage; {number(sum(seconds), 0)} s in all.'
     return section('Time and memory', *bars, split, note=note)
 
@@ -373,18 +392,21 @@ def _lists_section(report):
     rejected, bad = report.get('rejected') or [], report.get('quarantine') or []
     traces = [[x.get('problem_id'), x.get('step'), x.get('reason'), Pre(x.get('output') or '')]
               for x in rejected]
-    records = [[x.get('where'), x.get('reason')] for x in bad]
+    traces = table(['record', 'step', 'reason', 'trace'], traces)
+    records = table(['where', 'reason'], [[x.get('where'), x.get('reason')] for x in bad])
     return section(
         'What was left out',
-        folded('Rejected traces (a sample)', len(rejected), table(['record', 'step', 'reason', 'trace'], traces)),
-        folded('Quarantined records', len(bad), table(['where', 'reason'], records)),
+        folded('Rejected traces (a sample)', len(rejected), traces),
+        folded('Quarantined records', len(bad), records),
         note='Nothing here was replaced or scored as 0: it is left out and listed.')
 
+# %% ../../nbs/tools/report.ipynb #115ad858
 def _flat(value, prefix=''):
     "A nested dictionary with dotted keys"
     if not isinstance(value, dict): return {prefix: value}
     found = {}
-    for key, inner in value.items(): found |= _flat(inner, f'{prefix}.{key}' if prefix else str(key))
+    start = f'{prefix}.' if prefix else ''
+    for key, inner in value.items(): found |= _flat(inner, f'{start}{key}')
     return found
 
 def _settings_section(report):
@@ -402,8 +424,9 @@ def _notes_section(report):
 
 # %% ../../nbs/tools/report.ipynb #6de44cf1
 SECTIONS = [
-    _arms_section, _rewards_section, _example_section, _zero_section, _yield_section, _sft_section,
-    _dynamics_section, _kinds_section, _cost_section, _lists_section, _settings_section, _notes_section]
+    _arms_section, _rewards_section, _example_section, _zero_section,
+    _yield_section, _sft_section, _dynamics_section, _kinds_section,
+    _cost_section, _lists_section, _settings_section, _notes_section]
 
 def render(
     report:dict # keys as in the invented run above
@@ -447,7 +470,8 @@ def load_report(out) -> Report:
     "The report of run directory `out`. Raises ValueError, naming the file, where it is not JSON"
     path = Path(out)/'report.json'
     if not path.exists():
-        raise FileNotFoundError(f'{path}: no report there; give the --out directory of a finished demo')
+        remedy = 'give the --out directory of a finished demo'
+        raise FileNotFoundError(f'{path}: no report there; {remedy}')
     return Report(read_json(path))
 
 # %% ../../nbs/tools/report.ipynb #f180a44a
@@ -459,7 +483,9 @@ def _difference(found):
 class Comparison(list):
     "Rows of several runs, one dictionary each"
     def _repr_markdown_(self):
-        rows = [[row['run'], row['seed'], *[_difference(row[m]) for m in _MEASURES]] for row in self]
+        rows = []
+        for row in self:
+            rows.append([row['run'], row['seed'], *[_difference(row[m]) for m in _MEASURES]])
         return markdown_table(['run', 'seed', *_MEASURES.values()], rows)
 
 def compare(
