@@ -15,7 +15,6 @@ from fastcore.basics import patch
 from ..engine.paint import markdown_table
 from ..families import (
     FAMILIES, Family, Shape, family_of, lora_parameters, parameters, shape_of)
-from .page import bar_row, keys, notebook_html
 
 # %% ../../nbs/tools/plan.ipynb #38a18da7
 GB = 1e9
@@ -64,7 +63,7 @@ def _visual_tokens(settings, family):
 
 def _prompt_tokens(settings, family): return _visual_tokens(settings, family) + settings.text
 
-# %% ../../nbs/tools/plan.ipynb #e09a51ec
+# %% ../../nbs/tools/plan.ipynb #fd6c384c
 PARTS = (
     "weights", "adapters", "overhead", "features", "cache", "prompt", "activations", "layer", "logits")
 
@@ -144,7 +143,7 @@ def _forward(shape, settings):
             ("hidden states", (3, shape.hidden), settings.compute)]
     return [Tensor("layer", *row) for row in rows]
 
-# %% ../../nbs/tools/plan.ipynb #9588390d
+# %% ../../nbs/tools/plan.ipynb #a24cc716
 def _logits(shape, settings, tokens, copies=4):
     "What stands while a chunk of tokens is scored: four copies with gradients, three without."
     size = (copies, min(settings.chunk, tokens * shape.vocab))
@@ -174,7 +173,7 @@ def _inputs(shape, settings, tokens, part="activations"):
     size = (shape.layers, tokens, shape.hidden)
     return [Tensor(part, "inputs of the layers", size, settings.compute)]
 
-# %% ../../nbs/tools/plan.ipynb #b66484ba
+# %% ../../nbs/tools/plan.ipynb #d12f22b1
 def _sft(shape, settings, family):
     micro, tokens = settings.micro, _prompt_tokens(settings, family) + settings.completion
     padded = micro > 1
@@ -208,7 +207,7 @@ def _features(shape, settings, family):
     size = (_visual_tokens(settings, family), 1 + shape.deep, shape.hidden)
     return [Tensor("features", "features of the clip", size, settings.compute)]
 
-# %% ../../nbs/tools/plan.ipynb #f49f0739
+# %% ../../nbs/tools/plan.ipynb #8049ecc8
 def _sampling(shape, settings, family):
     group, tokens = settings.group, _prompt_tokens(settings, family)
     here = _features(shape, settings, family) + _cache(shape, settings, "the prompt", tokens)
@@ -222,7 +221,7 @@ def _sampling(shape, settings, family):
             "a token is drawn": both + _logits(shape, settings, group),
             "rows are moved": both + copied}
 
-# %% ../../nbs/tools/plan.ipynb #a807241d
+# %% ../../nbs/tools/plan.ipynb #757db750
 def _copies(shape, settings, tokens, rows):
     "The prompt's keys and values for each row and every query head, in one layer."
     if settings.merged: return []
@@ -251,7 +250,7 @@ def _saved_by_rows(shape, settings, tokens, rows, cast):
     copies = _times(_copies(shape, settings, tokens, rows), part="activations")
     return _times(_saved(shape, settings, shape.heads, cast), late) + copies
 
-# %% ../../nbs/tools/plan.ipynb #cd2ad6ad
+# %% ../../nbs/tools/plan.ipynb #1f714485
 def _update(shape, settings, family):
     tokens, rows = _prompt_tokens(settings, family), min(settings.rows, settings.group)
     late, cast = rows * settings.completion, settings.compute == "bf16"
@@ -273,7 +272,7 @@ def _update(shape, settings, family):
             "a chunk is scored": here + stack + _logits(shape, settings, late),
             "the prompt goes backward": here + early}
 
-# %% ../../nbs/tools/plan.ipynb #b995c5a5
+# %% ../../nbs/tools/plan.ipynb #0efc67de
 _STAGES = dict(sft=_sft, sampling=_sampling, reference=_reference, update=_update)
 
 def held(
@@ -336,7 +335,7 @@ class Plan:
     @property
     def card(self): return self.gpu or GPUS["a100"] # the card whose time is told
 
-# %% ../../nbs/tools/plan.ipynb #f732800c
+# %% ../../nbs/tools/plan.ipynb #d6440dcb
 @patch
 def tensors(self: Plan, stage: str) -> list:
     "All that stands at the peak of a stage."
@@ -375,7 +374,7 @@ def _read(plan, words):
     weights = linears * (BYTES[plan.settings.weights] + unpacked)
     return weights + _total(_cache(plan.shape, plan.settings, "read", plan.prompt + words / 2))
 
-# %% ../../nbs/tools/plan.ipynb #bdc355e9
+# %% ../../nbs/tools/plan.ipynb #e49cbab5
 @patch(as_prop=True)
 def seconds(self: Plan) -> dict:
     "Seconds of one SFT example, and of one question's sampling, reference and update."
@@ -484,7 +483,7 @@ def _memory_table(plan):
         rows.append([stage, *cells, f"**{sum(parts.values()):.2f}**"])
     return markdown_table(["GB", *PARTS, "sum"], rows, right=range(1, len(PARTS) + 2))
 
-# %% ../../nbs/tools/plan.ipynb #d26ffe12
+# %% ../../nbs/tools/plan.ipynb #d12364aa
 def _plan_markdown(self):
     settings = self.settings
     tokens = f"{self.visual:,} visual tokens, {self.prompt:,} in the prompt"
@@ -504,6 +503,7 @@ _COLOURS = dict(zip(PARTS, (
 
 def plan_html(plan: Plan) -> str:
     "Bars of memory by part for each stage, and the card's memory."
+    from videop2r.tools.page import bar_row, keys, notebook_html # a plan alone needs no NumPy
     limit = plan.gpu.gb if plan.gpu else 0
     most = max(plan.peak, limit)
     rows = []
