@@ -8,15 +8,10 @@ __all__ = ['Past', 'standing', 'decode']
 # %% ../../nbs/engine/decoding.ipynb #a6089996
 import torch
 from einops import rearrange, repeat
+from fastcore.basics import patch
 from .shared import Shared, through
 
 # %% ../../nbs/engine/decoding.ipynb #b2e05384
-def _shrunk(block, rows, t):
-    "Some rows of a block, of which `t` tokens are in use."
-    out = block.new_empty(len(rows), *block.shape[1:])
-    out[:, :, :t] = block[rows, :, :t]
-    return out
-
 class Past:
     "Attention of one new token of each row over its prompt and its own past."
     def __init__(self, shared: Shared, m, limit): # m rows to a prompt
@@ -43,11 +38,6 @@ class Past:
         out = rearrange(weights[..., :n], "(p m) k r n -> p k (m r) n", p=p) @ prompt_values
         return rearrange(out, "p k (m r) d -> (p m) k r d", m=m) + weights[..., n:] @ values
 
-    def keep(self, prompts, rows):
-        self.shared = self.shared.keep(prompts)
-        self.keys = [_shrunk(x, rows, self.t) for x in self.keys]
-        self.values = [_shrunk(x, rows, self.t) for x in self.values]
-
 # %% ../../nbs/engine/decoding.ipynb #c00df9e6
 def standing(
     done,  # (p·m,) of bool: which rows have ended
@@ -59,6 +49,19 @@ def standing(
     if 4 * len(prompts) * most > 3 * done.numel(): return None
     rows = left[prompts].long().argsort(dim=1, descending=True, stable=True)[:, :most]
     return prompts, rearrange(rows + m * prompts[:, None], "p m -> (p m)")
+
+def _shrunk(block, rows, t):
+    "Some rows of a block, of which `t` tokens are in use."
+    out = block.new_empty(len(rows), *block.shape[1:])
+    out[:, :, :t] = block[rows, :, :t]
+    return out
+
+@patch
+def keep(self: Past, prompts, rows):
+    "Go on with some of the prompts and some of their rows."
+    self.shared = self.shared.keep(prompts)
+    self.keys = [_shrunk(x, rows, self.t) for x in self.keys]
+    self.values = [_shrunk(x, rows, self.t) for x in self.values]
 
 # %% ../../nbs/engine/decoding.ipynb #25fa5003
 def _rows(shared, g, limit, pad):
