@@ -3,7 +3,7 @@ import json, subprocess, sys
 from pathlib import Path
 import pytest
 from videop2r.families import KNOWN_SHAPES, lora_parameters, parameters
-from videop2r.tools.plan import GPUS, PARTS, Settings, gpu_of, held, plan, plan_html, tightened
+from videop2r.tools.plan import GPUS, MEMORY_PARTS, Settings, gpu_of, held, plan, plan_html, tightened
 
 @pytest.mark.parametrize("change,stage", [(dict(frames=32), "update"), (dict(pixels=256 * 784), "sft"), (dict(completion=1536), "update"), (dict(micro=8), "sft"), (dict(rank=64), "sampling"),
     (dict(weights="bf16"), "reference"), (dict(checkpointing=False), "sft"), (dict(recompute="nothing"), "update"), (dict(group=16), "sampling"), (dict(rows=8), "update"), (dict(compute="fp32"), "sft")])
@@ -25,7 +25,7 @@ def test_every_size_has_a_plan(size):
     for name, gpu in GPUS.items():
         p = plan(size, name)
         assert set(p.stages) == {"sft", "sampling", "reference", "update"} and all(v > 0 for v in p.hours.values()) and gpu_of(name) == gpu
-        assert p.stages["sft"]["weights"] * 1e9 > sum(parameters(KNOWN_SHAPES[size]).values()) * .5 and plan_html(p).count("position:absolute") == 9 * 4 + 1 and all(part in plan_html(p) for part in PARTS)
+        assert p.stages["sft"]["weights"] * 1e9 > sum(parameters(KNOWN_SHAPES[size]).values()) * .5 and plan_html(p).count("position:absolute") == 9 * 4 + 1 and all(part in plan_html(p) for part in MEMORY_PARTS)
 
 def test_weights_are_those_of_the_class():
     import torch

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import pytest
 from invented import invented_run
 from videop2r.tools.page import Chart, smooth
-from videop2r.tools.report import SECTIONS, group_html, headline, load_report, render, write_report
+from videop2r.tools.report import SECTIONS, group_html, headline, load_report, render_report, write_report
 
 EVIL = '<script>alert(1)</script><img src=x onerror=alert(1)>"\'&'
 VOID = {'meta', 'img', 'br', 'hr', 'path', 'rect', 'use'}
@@ -61,7 +61,7 @@ def poisoned(x, value):
 
 
 def test_page_is_self_contained():
-    html = render(invented_run())
+    html = render_report(invented_run())
     page = parsed(html)
     assert all(l.startswith(('data:image/', '#')) for l in page.loads)
     assert not {'script', 'link', 'iframe', 'object', 'embed', 'base'} & set(page.tags)
@@ -70,7 +70,7 @@ def test_page_is_self_contained():
 
 
 def test_every_text_is_escaped():
-    page = parsed(render(everywhere(small(), EVIL) | dict(title=EVIL)))
+    page = parsed(render_report(everywhere(small(), EVIL) | dict(title=EVIL)))
     assert 'script' not in page.tags and not page.handlers and 'x' not in page.loads
 
 
@@ -78,7 +78,7 @@ def test_every_text_is_escaped():
 def test_sheet_must_be_an_inline_image(sheet):
     report = small()
     report['example']['sheet'] = sheet
-    html = render(report)
+    html = render_report(report)
     assert 'No inline contact sheet' in html and 'img' not in parsed(html).tags
 
 
@@ -86,24 +86,24 @@ def test_sheet_must_be_an_inline_image(sheet):
 def test_any_section_may_be_missing(gone):
     report = small()
     for missing in (None, type(report[gone])()):
-        parsed(render(report | {gone: missing}))
+        parsed(render_report(report | {gone: missing}))
     del report[gone]
-    parsed(render(report))
+    parsed(render_report(report))
 
 
 def test_empty_report_has_a_page():
     assert [make({}) for make in SECTIONS] == [None] * len(SECTIONS)
-    parsed(render({}))
+    parsed(render_report({}))
 
 
 def test_without_grpo_the_headline_says_so():
     report = small()
     del report['rl']['grpo'], report['compare']
     report['table'] = [r for r in report['table'] if r['arm'] != 'grpo']
-    html = render(report)
+    html = render_report(report)
     assert 'GRPO was not trained' in html and 'was above GRPO' not in html
     report['rl']['grpo'] = None
-    parsed(render(report))
+    parsed(render_report(report))
 
 
 @pytest.mark.parametrize('lo,hi,word', [(.01, .2, 'above'), (-.2, -.01, 'below'), (-.1, .1, 'not shown'), (0., .1, 'not shown'),
@@ -116,7 +116,7 @@ def test_headline_follows_the_interval(lo, hi, word):
 
 @pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf, None])
 def test_values_may_be_missing_everywhere(value):
-    html = render(poisoned(invented_run(steps=5), value))
+    html = render_report(poisoned(invented_run(steps=5), value))
     text = re.sub(r'<style>.*?</style>|<[^>]*>', ' ', html, flags=re.S)
     assert not re.search(r'\b(nan|inf|None)\b', text)
     assert 'was above' not in html
@@ -133,13 +133,13 @@ def test_missing_verdict_is_grey_not_zero():
 def test_rollout_lists_must_agree():
     report = small()
     report['example']['rollouts'][0]['segments'].pop()
-    with pytest.raises(ValueError, match='one of each per token'): render(report)
+    with pytest.raises(ValueError, match='one of each per token'): render_report(report)
 
 
 def test_render_changes_nothing():
     report = small()
     before = copy.deepcopy(report)
-    assert render(report) == render(report)
+    assert render_report(report) == render_report(report)
     assert repr(report) == repr(before)
 
 
@@ -149,7 +149,7 @@ def test_written_report_is_strict_json_and_reads_back(tmp_path):
     strict = json.loads((tmp_path/'new'/'run'/'report.json').read_text(), parse_constant=lambda c: pytest.fail(c))
     assert strict['rl']['pagrpo']['rows'][1]['reward_perception'] is None and strict['loss'] is None
     again = load_report(tmp_path/'new'/'run')
-    assert render(again) == (tmp_path/'new'/'run'/'report.html').read_text()
+    assert render_report(again) == (tmp_path/'new'/'run'/'report.html').read_text()
 
 
 def test_failed_write_keeps_the_old_report(tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ __all__ = ['LAYERS', 'view_html', 'GroupViewer', 'explore_group']
 import ipywidgets as W
 from fastcore.xml import B, P
 from .page import notebook_html
-from .report import PROCESSES, chip, group_limit, legend, mask_html, question_html, reward_table, token_html
+from ..rewards import PROCESSES
+from .report import chip, group_limit, legend, mask_html, question_html, reward_table, token_html
 
 # %% ../../nbs/tools/explore.ipynb #a91b6cf9
 LAYERS = ('processes', 'advantages', 'masks')
