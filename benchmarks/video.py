@@ -6,7 +6,8 @@ from common import ROOT, child, machine, show
 from videop2r.engine import decode as decoding
 from videop2r.engine.decode import decoders, read_clip, read_media
 from videop2r.families import FAMILIES
-from videop2r.engine.framecache import FrameCache
+from videop2r.data import Record
+from videop2r.engine.media import Reader
 from videop2r.video import shrink
 
 FAMILY, THREADS = FAMILIES["qwen2_5_vl"], ("SLICE", "FRAME", "AUTO", "NONE")
@@ -50,9 +51,9 @@ def decode(path, repeat):
     return {k: s for k, (s, _) in found.items()}, all((c.frames == found["ours"][1].frames).all() for _, c in found.values())
 
 def cached(path, repeat, folder):
-    cache = FrameCache(folder, FAMILY)
-    cache.read(path, "video", 16)
-    hit, _ = best(lambda: cache.read(path, "video", 16), 5 * repeat)
+    reader, row = Reader(path.parent, cache=folder), Record(path=path.name)
+    reader.clip(row, FAMILY)
+    hit, _ = best(lambda: reader.clip(row, FAMILY), 5 * repeat)
     return hit, best(lambda: shrink(read_media(path, "video", 16), FAMILY), repeat)[0]
 
 PATCHIFY = """

@@ -6,18 +6,18 @@
 __all__ = ['FrameCache']
 
 # %% ../../nbs/engine/framecache.ipynb #3013d67d
-import hashlib, json, os, tempfile, time
+import hashlib, json, os, time
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from ..families import Family
-from .decode import DECODER, read_media
-from ..video import Clip, shrink
+from .files import replacing
+from ..video import Clip
 
 # %% ../../nbs/engine/framecache.ipynb #0270dab9
 def _pack(clip):
-    about = dict(shape=clip.frames.shape, fps=clip.fps, indices=clip.indices, timestamps=clip.timestamps, kind=clip.kind)
-    return json.dumps(about).encode() + b"\n", clip.frames
+    about = dict(shape=clip.frames.shape, fps=clip.fps, indices=clip.indices, kind=clip.kind,
+                 timestamps=clip.timestamps)
+    return json.dumps(about).encode() + b"\n", np.ascontiguousarray(clip.frames)
 
 def _unpack(file, path):
     "The clip in a file; `ValueError` for a file that holds none."
@@ -30,15 +30,14 @@ class FrameCache:
     "Resized frames on disk, shared by any number of processes."
     def __init__(self,
         folder,
-        family: Family = None,
         gigabytes: float = 20., # bound of all entries together
-        min_pixels: int = None, # a frame; the family's unless given
-        max_pixels: int = None,
-        read=read_media,        # what is asked on a miss
     ):
-        self.folder, self.family, self.bound, self.pixels, self._read = Path(folder), family, gigabytes * 1e9, (min_pixels, max_pixels), read
-        self.hits, self.misses, self.written = 0, 0, np.inf # the first write looks at what is there
+        self.folder, self.bound = Path(folder), gigabytes * 1e9
+        self.hits, self.misses = 0, 0
+        self.written = np.inf # the first write looks at what is there
         self.folder.mkdir(parents=True, exist_ok=True)
+
+    def __repr__(self): return f"FrameCache({str(self.folder)!r}, {self.hits} hits, {self.misses} misses)"
 
 # %% ../../nbs/engine/framecache.ipynb #e7a65ce0
 @patch
@@ -66,50 +65,30 @@ def kept(
     else: self.hits += 1
     return clip
 
-# %% ../../nbs/engine/framecache.ipynb #b5da7c57
-@patch
-def entry(self: FrameCache, path, data_type, n_frames):
-    "Where the frames of a clip are kept."
-    return self.place(self._key(path, data_type, n_frames))
-
-@patch
-def _key(self: FrameCache, path, data_type, n_frames):
-    s, f = os.stat(path), self.family
-    return [os.path.abspath(path), s.st_size, s.st_mtime_ns, data_type, n_frames, *self.pixels, f.patch * f.merge, f.temporal, f.min_pixels, f.max_pixels, f.whole_clip, DECODER, self._read.__qualname__]
-
-# %% ../../nbs/engine/framecache.ipynb #7997aa62
-@patch
-def read(self: FrameCache, path, data_type: str, n_frames: int = 16) -> Clip:
-    "As `read_media`, with frames resized; errors are `read_media`'s and are not kept."
-    if not os.path.isfile(path): return self._read(path, data_type, n_frames) # which says what is wrong
-    make = lambda: shrink(self._read(path, data_type, n_frames), self.family, *self.pixels)
-    return self.kept(self._key(path, data_type, n_frames), make, path)
-
 # %% ../../nbs/engine/framecache.ipynb #883d059b
 @patch
 def _put(self: FrameCache, entry, parts):
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=entry.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file: size = sum(file.write(p) for p in parts)
-        os.replace(beside, entry)
-    except BaseException: # Ctrl-C too leaves nothing half written
-        Path(beside).unlink(missing_ok=True)
-        raise
-    self.written += size
+    with replacing(entry) as part:
+        with open(part, "wb") as file: self.written += sum(file.write(p) for p in parts)
     if self.written > self.bound / 50: self._sweep()
 
 # %% ../../nbs/engine/framecache.ipynb #7ffcd01b
 @patch
+def _entries(self: FrameCache):
+    "(time of use, bytes, path) of what counts; a writer's half file does once it is an hour old."
+    for folder in os.scandir(self.folder):
+        for entry in os.scandir(folder) if folder.is_dir() else ():
+            try: about = entry.stat()
+            except FileNotFoundError: continue
+            if entry.name.endswith(".frames") or about.st_mtime < time.time() - 3600:
+                yield about.st_mtime_ns, about.st_size, entry.path
+
+@patch
 def _sweep(self: FrameCache):
-    "Delete what was used longest ago until the rest fits; a writer's half file counts once it is an hour old."
-    found = []
-    for e in (e for d in os.scandir(self.folder) if d.is_dir() for e in os.scandir(d)):
-        try: s = e.stat()
-        except FileNotFoundError: continue
-        if e.name.endswith(".frames") or s.st_mtime < time.time() - 3600: found.append((s.st_mtime_ns, s.st_size, e.path))
+    "Delete what was used longest ago until the rest fits."
+    found = sorted(self._entries())
     total, self.written = sum(size for _, size, _ in found), 0
-    for _, size, path in sorted(found):
+    for _, size, path in found:
         if total <= self.bound: break
         Path(path).unlink(missing_ok=True)
         total -= size
