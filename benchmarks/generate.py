@@ -77,12 +77,11 @@ def truth(n=300, seeds=(0, 1, 2)):
     from videop2r.cot import SHORT
     from videop2r.traces import LocalTeacher, generate, leaks
     from videop2r.judge import ORACLE, base_judge
-    from videop2r.model import load
-    from videop2r.tokens import Coder
+    from videop2r.model import Policy
     from videop2r.world import World, make_records, samples
     folder, rows = samples(ROOT / "data_samples"), []
     teacher = LocalTeacher.load(folder / "teacher", frames=8, limit=64, batch=64)
-    judges = [ORACLE, base_judge(load(folder / "base"), Coder.load(folder / "base"))]
+    judges = [ORACLE, base_judge(Policy.load(folder / "base"))]
     for seed in seeds:
         with tempfile.TemporaryDirectory() as media:
             records = list(make_records(media, n, f"truth{seed}", World(distractors=2, brief=.05)))

@@ -4,8 +4,7 @@ import numpy as np
 from common import machine, show
 from videop2r.evaluate import interval
 from videop2r.judge import ORACLE, attacks, base_judge, panel
-from videop2r.model import load
-from videop2r.tokens import Coder
+from videop2r.model import Policy
 from videop2r.oracle import paraphrase, spoil, sufficient
 from videop2r.world import KINDS, World, question_of, samples, to_record
 
@@ -30,8 +29,8 @@ def main():
     p.add_argument("--attacked", type=int, default=36, help="records that each attack is tried on")
     p.add_argument("--json", action="store_true")
     a = p.parse_args()
-    model, coder, cases = load(samples() / "base"), Coder.load(samples() / "base"), list(observations(a.observations, 0))
-    judges = [ORACLE, base_judge(model, coder), base_judge(model, coder, "written", limit=40)]
+    base, cases = Policy.load(samples() / "base"), list(observations(a.observations, 0))
+    judges = [ORACLE, base_judge(base), base_judge(base, "written", limit=40)]
     judges.append(panel(*judges))
     show([agreement(j, cases) for j in judges], a.json, machine("torch", "transformers") | dict(observations=a.observations))
     tried, rows = [r for r, _, _ in cases[:a.attacked]], {}

@@ -6,7 +6,7 @@ from loopback import serve
 from videop2r.cot import example_record
 from videop2r.data import Record
 from videop2r.judge import ATTACKS, LONGEST, ORACLE, Judge, Verdict, attacks, base_judge, chat_judge, panel, plain, question, read_verdict, recorded, recording, states_answer
-from videop2r.model import add_lora, load
+from videop2r.model import Policy, add_lora, load
 from videop2r.engine.remote import AnthropicChat, Cache, OpenAIChat, Reply
 from videop2r.tokens import Coder
 from videop2r.oracle import paraphrase
@@ -95,10 +95,11 @@ def test_panels_files_and_faults(tmp_path):
 
 def test_the_base_judges_without_its_adapters():
     coder, base = Coder.load(samples() / "base"), load(samples() / "base")
-    bare = base_judge(base, coder)(RECORDS[0], "The red square moves left early.")
+    bare = base_judge(Policy(base, coder))(RECORDS[0], "The red square moves left early.")
     model = add_lora(base, coder.family, 4)
+    policy = Policy(model, coder)
     for n, p in model.named_parameters():
         if "lora_B" in n: p.data.normal_()
-    assert base_judge(model, coder)(RECORDS[0], "The red square moves left early.").reason == bare.reason and isinstance(bare.yes, bool)
-    assert base_judge(model, coder, "written", limit=8)(RECORDS[0], "x").yes in (None, True, False) and model.active_adapter == "policy"
-    with pytest.raises(ValueError, match="likelihood, written"): base_judge(model, coder, "guess")
+    assert base_judge(policy)(RECORDS[0], "The red square moves left early.").reason == bare.reason and isinstance(bare.yes, bool)
+    assert base_judge(policy, "written", limit=8)(RECORDS[0], "x").yes in (None, True, False) and model.active_adapter == "policy"
+    with pytest.raises(ValueError, match="likelihood, written"): base_judge(policy, "guess")
