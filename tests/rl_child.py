@@ -4,13 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from videop2r.cot import SHORT
-from videop2r.traces import to_prompts
+from videop2r.engine.learner import slices_of, train_rl
+from videop2r.engine.reading import to_prompts
+from videop2r.engine.runs import Team, weights_of
 from videop2r.judge import ORACLE
-from videop2r.model import add_lora, load, load_adapter, see
-from videop2r.loop import RL, Team, _state, backward, sum_gradients, totals, train_rl
+from videop2r.model import Policy, add_lora, load_adapter
+from videop2r.recipe import RL, Recipe
 from videop2r.rewards import Bounds
-from videop2r.rollout import Recipe, assign, collect, take
+from videop2r.rollout import assign, collect, take
 from videop2r.tokens import Coder
+from videop2r.update import backward, totals
 from videop2r.world import make_records, samples
 
 SAMPLES = samples(Path(__file__).parent.parent / "data_samples")
@@ -22,12 +25,12 @@ def prepared(folder, n=6):
     "(coder, records, prompts, features)"
     coder = Coder.load(SAMPLES / "teacher")
     prompts, records, _ = to_prompts(coder, list(make_records(folder, n, "rl")), folder, SHORT, 8)
-    with torch.no_grad(): return coder, records, prompts, see(load(SAMPLES / "teacher"), [p.visual for p in prompts])
+    with torch.no_grad(): return coder, records, prompts, Policy.load(SAMPLES / "teacher").see([p.visual for p in prompts])
 
 def fresh():
     "The teacher with a policy adapter that differs from its reference."
-    coder = Coder.load(SAMPLES / "teacher")
-    m = add_lora(load(SAMPLES / "teacher"), coder.family, rank=4)
+    base = Policy.load(SAMPLES / "teacher")
+    m = add_lora(base.model, base.family, rank=4)
     with tempfile.TemporaryDirectory() as tmp:
         m.save_pretrained(tmp, selected_adapters=["policy"])
         m = load_adapter(m, f"{tmp}/policy", "reference")
@@ -35,28 +38,29 @@ def fresh():
     with torch.no_grad():
         for n, p in m.named_parameters():
             if p.requires_grad: p.add_(torch.randn(p.shape, generator=g) * .01)
-    return m
+    return Policy(m, base.coder)
 
 def run(out, slow=0., steps=2):
     "A whole small run; `slow` seconds a step leave time to kill it."
     coder, records, prompts, features = prepared(tempfile.mkdtemp())
-    model, s = fresh(), settings(steps=steps, save_every=2)
-    train_rl(model, coder, records, prompts, features, ORACLE, s, out, quiet=True, hook=lambda *a: time.sleep(slow))
-    if Team().main: torch.save(_state(model), Path(out) / "weights.pt")
+    policy, s = fresh(), settings(steps=steps, save_every=2)
+    train_rl(policy, records, prompts, features, ORACLE, s, out, quiet=True, hook=lambda *a: time.sleep(slow))
+    if Team().main: torch.save(weights_of(policy.model), Path(out) / "weights.pt")
 
 def grads(out):
     "The gradient of stored rollouts, shared between processes: groups of uneven number and length."
     coder, records, prompts, features = prepared(tempfile.mkdtemp())
-    model, team, gradients = fresh(), Team(), {}
-    r = collect(model, coder, records[:5], prompts[:5], features[:5], ORACLE, 4, RECIPE, 48, generator=torch.Generator().manual_seed(1))
+    policy, team, gradients = fresh(), Team(), {}
+    model = policy.model
+    r = collect(policy, records[:5], prompts[:5], features[:5], ORACLE, 4, RECIPE, 48, generator=torch.Generator().manual_seed(1))
     for weights in ("process", "response", "batch"):
-        mine, s = [i for _, part in team.share(list(range(5)), 1) for i in part], settings()
+        mine, s = [i for _, part in slices_of(list(range(5)), 1, team) for i in part], settings()
         part = take(r, mine)
         of = totals(team, part)
-        part, params = assign(part, replace(RECIPE, weights=weights), of["mean_tokens"]), [p for p in model.parameters() if p.requires_grad]
+        part, params = assign(part, replace(RECIPE, weights=weights), of.mean_tokens), [p for p in model.parameters() if p.requires_grad]
         model.zero_grad()
-        backward(model, coder, [prompts[i] for i in mine], [features[i] for i in mine], part, s, of)
-        sum_gradients(params, team)
+        backward(policy, [prompts[i] for i in mine], [features[i] for i in mine], part, s, of)
+        team.sum_gradients(params)
         gradients[weights] = torch.cat([p.grad.flatten() for p in params])
     if team.main: torch.save(gradients, out)
 

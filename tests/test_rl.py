@@ -2,19 +2,23 @@
 import json, os, signal, socket, subprocess, sys, time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 import pytest, torch
 from loopback import serve
 from rl_child import RECIPE, both, fresh, prepared, run, settings
-from videop2r import loop as pagrpo
 from videop2r.advantages import findings
 from videop2r.health import health
 from videop2r.judge import ORACLE, Judge, Verdict, chat_judge
-from videop2r.model import hidden_states, token_logprobs
-from videop2r.loop import PRESETS, RECIPES, Loaded, Loop, NotFinite, Team, _state, backward, describe, preset_of, run_rl, train_rl
+from videop2r.engine.learner import Learner, Loaded, is_best, slices_of, train_rl
+from videop2r.engine.runs import weights_of
+from videop2r.loop import train as plain_train
+from videop2r.model import Policy
 from videop2r.engine.remote import OpenAIChat
-from videop2r.recipe import Recipe
+from videop2r.recipe import RECIPES, Recipe
 from videop2r.rollout import assign, collect, join, shuffled, take
 from videop2r.tokens import collate
+from videop2r.tools.launch import PRESETS, preset_of, run_rl
+from videop2r.update import NotFinite, backward, describe
 
 torch.set_num_threads(1)
 CHILD = Path(__file__).parent / "rl_child.py"
@@ -28,7 +32,7 @@ def model(): return fresh()
 
 def rollout(given, model, judge=ORACLE, recipe=RECIPE, n=3, g=4, **kw):
     coder, records, prompts, features = given
-    return collect(model, coder, records[:n], prompts[:n], features[:n], judge, g, recipe, **{"limit": 48, "generator": torch.Generator().manual_seed(3), **kw})
+    return collect(model, records[:n], prompts[:n], features[:n], judge, g, recipe, **{"limit": 48, "generator": torch.Generator().manual_seed(3), **kw})
 
 def on_two(*args):
     "Run the child script in two processes that share its work over gloo."
@@ -47,7 +51,7 @@ def test_old_logprobs_are_those_of_the_whole_distribution(given, model, temperat
     r = rollout(given, model, temperature=temperature, top_p=top_p)
     examples = [replace(p, response=row[m].tolist()) for p, row, m in zip([p for p in prompts[:3] for _ in range(4)], r.ids, r.mask)]
     batch = collate(coder, examples)
-    with torch.no_grad(): plain = token_logprobs(model, hidden_states(model, batch, [f for f in features[:3] for _ in range(4)]), batch.response, batch.response_mask, coder, temperature)[0]
+    with torch.no_grad(): plain = model.logprobs(batch, [f for f in features[:3] for _ in range(4)], temperature)
     assert (plain - r.old).abs().max() < 1e-4
 
 def test_a_missing_verdict_leaves_out_its_rollout_and_no_other(given, model):
@@ -71,7 +75,7 @@ def test_truncated_responses_are_counted_and_masked_where_wanted(given, model):
                                     dict(tags=False), dict(weights="batch"), dict(weights="response"), dict(missing=0.), dict(accuracy=.5, format=0., length=0.), dict(credit="no_separation"), dict(credit=[[1, .5], [0, 1]]), dict(bounds="dynamic")))
 def test_every_switch_trains(given, model, recipe):
     r = rollout(given, model, recipe=replace(RECIPE, **recipe))
-    metrics = backward(model, given[0], given[2][:3], given[3][:3], r, settings())
+    metrics = backward(model, given[2][:3], given[3][:3], r, settings())
     assert all(map(torch.isfinite, map(torch.tensor, metrics.values()))) and (r.advantages[~r.mask] == 0).all()
 
 def test_shuffled_frames_earn_video_r1s_bonus(given, model):
@@ -144,7 +148,7 @@ def test_a_run_on_two_processes_is_the_run_on_one(shares):
 
 def test_slices_go_round_and_none_is_lost():
     for n, size, ranks in ((7, 1, 8), (7, 2, 2), (16, None, 3), (1, None, 2)):
-        parts = [part for k in range(ranks) for part in Team.share(type("", (), dict(size=ranks, rank=k)), list(range(n)), size)]
+        parts = [part for k in range(ranks) for part in slices_of(list(range(n)), size, SimpleNamespace(size=ranks, share=lambda parts: parts[k::ranks]))]
         assert [i for _, part in sorted(parts) for i in part] == list(range(n))
 
 # ---- interruptions
@@ -164,18 +168,47 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_weights(tmp_path):
 
 def train(given, model, out=None, judge=ORACLE, hook=None, **kw):
     coder, records, prompts, features = given
-    return train_rl(model, coder, records, prompts, features, judge, settings(**kw), out, quiet=True, hook=hook)
+    return train_rl(model, records, prompts, features, judge, settings(**kw), out, quiet=True, hook=hook)
 
 def test_ctrl_c_keeps_every_finished_step_and_other_settings_are_refused(tmp_path, given):
     def stop(step, row, r):
         if step == 1: raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): train(given, fresh(), tmp_path, hook=stop, steps=4, save_every=10)
-    assert len(torch.load(tmp_path / "state.pt")["rows"]) == 2
-    with pytest.raises(ValueError, match="beta was 0.02, is 0.5"): train(given, fresh(), tmp_path, steps=4, beta=.5)
+    assert len(torch.load(tmp_path / "checkpoint.pt")["rows"]) == 2
+    with pytest.raises(ValueError, match="beta was 0.02, now 0.5"): train(given, fresh(), tmp_path, steps=4, beta=.5)
     with pytest.raises(ValueError, match="records was"): train([given[0], *(x[1:] for x in given[1:])], fresh(), tmp_path, steps=4)
     rows = train(given, fresh(), tmp_path, steps=3, micro=1) # what only costs time or memory may change
     whole = train(given, fresh(), steps=3)
     assert [r["loss"] for r in rows[:2]] == [r["loss"] for r in whole[:2]] and [r["step"] for r in rows] == [0, 1, 2]
+
+def test_a_folder_in_use_is_refused(tmp_path, given):
+    from filelock import FileLock
+    tmp_path.mkdir(exist_ok=True)
+    with FileLock(tmp_path / ".lock"):
+        with pytest.raises(RuntimeError, match="another process is at work in this folder"): train(given, fresh(), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+def test_another_base_is_refused(tmp_path, given):
+    from videop2r.model import add_lora
+    from rl_child import SAMPLES
+    train(given, fresh(), tmp_path, steps=1)
+    base = Policy.load(SAMPLES / "base")
+    other = Policy(add_lora(base.model, base.family, rank=4), base.coder)
+    with pytest.raises(ValueError, match="base was teacher .*, now base "): train(given, other, tmp_path, steps=2, reference="base")
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGTERM")
+def test_sigterm_finishes_the_step(tmp_path, given):
+    def stop(step, row, r):
+        if step == 1: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt): train(given, fresh(), tmp_path, hook=stop, steps=5, save_every=10)
+    assert len(torch.load(tmp_path / "checkpoint.pt")["rows"]) == 2 and (tmp_path / "last" / "adapter_config.json").exists()
+
+@pytest.mark.parametrize("beta", (0., .02))
+def test_the_lessons_loop_is_the_run_that_survives(given, beta):
+    one, two, own = fresh(), fresh(), dict(steps=3, slices=None, micro=2, beta=beta)
+    plain, kept = plain_train(one, *given[1:], ORACLE, settings(**own)), train(given, two, **own)
+    for a, b in zip(plain, kept): assert all(a[k] == b[k] or a[k] != a[k] for k in a)
+    assert all(torch.equal(w, weights_of(two.model)[k]) for k, w in weights_of(one.model).items())
 
 def test_adapters_are_plain_peft(tmp_path, given, model):
     from peft import PeftModel
@@ -184,11 +217,11 @@ def test_adapters_are_plain_peft(tmp_path, given, model):
     train(given, model, tmp_path, save_every=1)
     for name in ("last", "best"): assert "Settings:" in (tmp_path / name / "README.md").read_text()
     plain = dict(PeftModel.from_pretrained(load(SAMPLES / "teacher"), str(tmp_path / "last")).named_parameters())
-    for n, w in _state(model).items(): assert torch.equal(plain[n.replace(".policy.", ".default.")], w)
+    for n, w in weights_of(model.model).items(): assert torch.equal(plain[n.replace(".policy.", ".default.")], w)
 
 def test_best_is_the_window_with_the_highest_reward():
     rows = [dict(reward_perception=p, reward_reasoning=1.) for p in (1, 1, 2, 2, 1.5, 1.5, 3, 3)]
-    assert [pagrpo._is_best(rows[:n], 2) for n in (2, 3, 4, 6, 8)] == [True, False, True, False, True]
+    assert [is_best(rows[:n], 2) for n in (2, 3, 4, 6, 8)] == [True, False, True, False, True]
 
 def test_rows_go_to_trackers_and_files_as_they_come(tmp_path, given, model):
     seen = []
@@ -208,7 +241,7 @@ def test_groups_without_a_signal_are_dropped_and_refilled(given, model):
 
 # ---- bad input: named, and not trained on
 
-def untouched(model, before): return all(torch.equal(w, before[n]) for n, w in _state(model).items())
+def untouched(model, before): return all(torch.equal(w, before[n]) for n, w in weights_of(model.model).items())
 
 def test_a_group_of_one(given, model):
     with pytest.raises(ValueError, match="at least 2"): train(given, model, g=1)
@@ -219,7 +252,7 @@ def test_all_rewards_equal(given, model):
     r = rollout(given, model, recipe=same)
     assert r.flat.all() and (r.advantages == 0).all() and {f.kind for f in findings(r.credited, r.masks, 4)} >= {"flat"}
     assert [f.kind for f in health([dict(describe(r), step=0)])][0] == "all rewards equal"
-    before = _state(model)
+    before = weights_of(model.model)
     with pytest.raises(RuntimeError, match="not applied: no group has a signal"): train(given, model, recipe=same, refill=1, steps=5)
     assert untouched(model, before)
 
@@ -229,7 +262,7 @@ def test_a_completion_of_no_tokens(given, model):
     gone = replace(r, mask=r.mask.clone(), masks=r.masks.clone(), texts=["", *r.texts[1:]])
     gone.mask[0], gone.masks[0] = False, False
     gone = assign(gone, RECIPE)
-    metrics = backward(model, given[0], given[2][:3], given[3][:3], gone, settings())
+    metrics = backward(model, given[2][:3], given[3][:3], gone, settings())
     assert gone.weights[0].sum() == 0 and all(torch.isfinite(torch.tensor(v)) for v in metrics.values())
     row = dict(describe(gone), step=0, **metrics)
     assert row["empty"] == 1 and "empty responses" in {f.kind for f in health([row])}
@@ -259,7 +292,7 @@ def test_a_judge_that_never_answers(given, model, tmp_path):
     rows = []
     with pytest.raises(RuntimeError, match="steps 0 to 2: the judge gave no verdict.*no answer in 30 s"):
         train(given, model, tmp_path, Judge(silent), hook=lambda step, row, r: rows.append((row, r)), steps=9)
-    assert len(rows) == 3 and "judge is silent" in {f.kind for f in health([row for row, _ in rows])} and (tmp_path / "state.pt").exists()
+    assert len(rows) == 3 and "judge is silent" in {f.kind for f in health([row for row, _ in rows])} and (tmp_path / "checkpoint.pt").exists()
     for _, r in rows:
         asked = torch.tensor([v is not None for v in r.verdicts])
         assert (r.weights[asked][(r.masks[:, 0] & ~r.masks[:, 1])[asked]] == 0).all()
@@ -269,11 +302,11 @@ def test_grpo_needs_no_verdict(given, model):
 
 def test_nan_in_a_log_probability(given, model, monkeypatch):
     "The step is not applied and says why; after three in a row the run stops."
-    true, before = pagrpo.token_logprobs, _state(model)
+    true, before = Policy.token_logprobs, weights_of(model.model)
     def spoiled(*a, **kw):
         logp, entropy = true(*a, **kw)
         return torch.where(torch.arange(logp.shape[1]) == 1, float("nan"), logp), entropy
-    monkeypatch.setattr(pagrpo, "token_logprobs", spoiled)
+    monkeypatch.setattr(Policy, "token_logprobs", spoiled)
     rows = []
     with pytest.raises(RuntimeError, match="not applied: log-probabilities of a response to record .* not finite"):
         train(given, model, hook=lambda step, row, r: rows.append(row), steps=9)
@@ -282,16 +315,16 @@ def test_nan_in_a_log_probability(given, model, monkeypatch):
 def test_a_reference_that_is_not_finite_is_named_too(given, model):
     r = rollout(given, model)
     r.ref[0, 0] = float("inf")
-    with pytest.raises(ValueError, match="ref is not finite"): backward(model, given[0], given[2][:3], given[3][:3], r, settings())
+    with pytest.raises(ValueError, match="ref is not finite"): backward(model, given[2][:3], given[3][:3], r, settings())
 
 def test_broken_weights_are_named(given, model):
-    with torch.no_grad(): next(p for n, p in model.named_parameters() if "lora_B.policy" in n).fill_(float("nan"))
+    with torch.no_grad(): next(p for n, p in model.model.named_parameters() if "lora_B.policy" in n).fill_(float("nan"))
     with pytest.raises(NotFinite, match="probabilities are not finite"): train(given, model)
 
 def test_drift_is_warned_of(given, model):
-    loop = Loop(model, given[0], Loaded(*given[1:], "lenient"), ORACLE, settings())
-    loop.rows = [dict(step=0, drift=.2)]
-    with pytest.warns(UserWarning, match="step 0.*differ by 0.200 nats"): loop.check(None)
+    learner = Learner(model, Loaded(*given[1:], "lenient"), ORACLE, settings())
+    learner.folder.rows = [dict(step=0, drift=.2)]
+    with pytest.warns(UserWarning, match="step 0.*differ by 0.200 nats"): learner.check(None)
 
 def test_a_truth_that_cannot_be_read_never_kills_a_run(given, model, tmp_path):
     coder, records, prompts, features = given
@@ -314,6 +347,6 @@ def test_run_from_files_leaves_out_what_does_not_open(tmp_path):
     kw = dict(prompts=5, steps=1, g=2, limit=40, quiet=True)
     with pytest.warns(UserWarning, match="lost"): done = run_rl(tmp_path / "r.jsonl", SAMPLES, SAMPLES / "teacher", None, "base", tmp_path / "out", "tiny", **kw)
     assert [b["where"] for b in done.quarantine] == ["lost"] and done.rows[0]["groups"] == 4 and "left out: lost" in done._repr_markdown_()
-    with pytest.raises(ValueError, match="g was 2, is 3"): run_rl(tmp_path / "r.jsonl", SAMPLES, SAMPLES / "teacher", None, "base", tmp_path / "out", "tiny", **dict(kw, g=3))
-    with pytest.raises(ValueError, match="holds no run"): run_rl(tmp_path / "r.jsonl", SAMPLES, SAMPLES / "teacher", None, "base", tmp_path / "none", "tiny", resume=True, **kw)
+    with pytest.raises(ValueError, match="g was 2, now 3"): run_rl(tmp_path / "r.jsonl", SAMPLES, SAMPLES / "teacher", None, "base", tmp_path / "out", "tiny", **dict(kw, g=3))
+    with pytest.raises(ValueError, match="holds no checkpoint"): run_rl(tmp_path / "r.jsonl", SAMPLES, SAMPLES / "teacher", None, "base", tmp_path / "none", "tiny", resume=True, **kw)
     with pytest.raises(ValueError, match="adapter_config.json"): run_rl(tmp_path / "r.jsonl", SAMPLES, SAMPLES / "teacher", tmp_path, "oracle", tmp_path / "o", "tiny", **kw)
