@@ -10,13 +10,13 @@ import argparse, json, torch
 from dataclasses import replace
 from pathlib import Path
 from common import machine, show
-from videop2r.tools.demo import BOUNDS, RECIPE, Run, _policy, _records, change, fine_tune, teach
+from videop2r.engine.learner import train_rl
+from videop2r.engine.reading import to_prompts
+from videop2r.recipe import RL
+from videop2r.tools.demo import RECIPE, Run, _fine_tune, _policy, _records, _teach, change
 from videop2r.cot import SHORT
 from videop2r.evaluate import difference, evaluate
-from videop2r.traces import to_prompts
 from videop2r.judge import ORACLE
-from videop2r.model import see
-from videop2r.loop import RL, train_rl
 
 OURS = RL(RECIPE, steps=60, prompts=8, g=8, limit=56, lr=8e-4, beta=.02)
 
@@ -30,7 +30,7 @@ SWITCHES = {
     "without R_R, reasoning idle": recipe(credit="no_reasoning_idle"),
     "without separation": recipe(credit="no_separation"),
     "without R_len": recipe(length=0.),
-    "dynamic length": recipe(bounds=replace(BOUNDS, stretch=.5)),
+    "dynamic length": recipe(bounds=replace(RECIPE.bounds, stretch=.5)),
     "token mean per response": recipe(weights="response"),
     "token mean per batch": recipe(weights="batch"),
     "tags to nobody": recipe(tags=False),
@@ -51,24 +51,25 @@ SWITCHES = {
 }
 
 def prepared(out, seed):
-    "Model, coder, RL data and held-out data of a seed, after its SFT."
+    "Policy, RL data and held-out data of a seed, after its SFT."
     run = Run(Path(out) / f"seed{seed}", "default", seed, Path(__file__).resolve().parent.parent / "data_samples")
     (run.out / "stages").mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    for name, work in dict(traces=teach, sft=fine_tune).items(): run.stage(name, lambda: work(run))
-    model, coder = _policy(run, run.out / "sft" / "last", run.out / "sft" / "last")
-    split = lambda name, n: to_prompts(coder, _records(run, name, n), run.out, SHORT, run.sizes.frames)[:2]
+    for name, work in dict(traces=_teach, sft=_fine_tune).items(): run.stage(name, lambda: work(run))
+    policy = _policy(run, run.out / "sft" / "last", run.out / "sft" / "last")
+    split = lambda name, n: to_prompts(policy.coder, _records(run, name, n), run.out, SHORT, run.sizes.frames)[:2]
     data = []
     for prompts, records in (split("rl", run.sizes.rl_records), split("heldout", run.sizes.heldout)):
-        with torch.no_grad(): data.append((records, prompts, see(model, [p.visual for p in prompts])))
-    return model, coder, *data
+        with torch.no_grad(): data.append((records, prompts, policy.see([p.visual for p in prompts])))
+    return policy, *data
 
 def one(ready, name, seed):
     "Results of one run: a line's worth."
-    model, coder, (records, prompts, features), (held, asked, seen) = ready
+    policy, (records, prompts, features), (held, asked, seen) = ready
+    model = policy.model
     start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-    rows = [] if SWITCHES[name] is None else train_rl(model, coder, records, prompts, features, ORACLE, replace(OURS, seed=seed, **SWITCHES[name]), quiet=True)
-    found = evaluate(model, coder, held, asked, ORACLE, seen, limit=OURS.limit)
+    rows = [] if SWITCHES[name] is None else train_rl(policy, records, prompts, features, ORACLE, replace(OURS, seed=seed, **SWITCHES[name]), quiet=True)
+    found = evaluate(policy, held, asked, ORACLE, seen, limit=OURS.limit)
     with torch.no_grad():
         for n, p in model.named_parameters():
             if n in start: p.copy_(start[n])

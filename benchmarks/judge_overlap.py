@@ -4,16 +4,15 @@ import torch
 from common import ROOT, machine, show
 sys.path.insert(0, str(ROOT / "tests"))
 from loopback import serve
-from videop2r import sampling
+from videop2r.engine import decoding
 from videop2r.cot import SHORT
-from videop2r.traces import to_prompts
+from videop2r.engine.reading import to_prompts
 from videop2r.judge import Judge, chat_judge, question, read_verdict
-from videop2r.model import add_lora, load, see
-from videop2r.loop import RL, Loaded, Loop
+from videop2r.model import Policy, add_lora
+from videop2r.engine.learner import Learner, Loaded
 from videop2r.engine.remote import OpenAIChat
 from videop2r.rewards import Bounds
-from videop2r.rollout import Recipe
-from videop2r.tokens import Coder
+from videop2r.recipe import RL, Recipe
 from videop2r.world import make_records, samples
 
 def verdict(text):
@@ -30,24 +29,26 @@ def server(pipe, latency):
 
 def prepared(n):
     tmp = tempfile.mkdtemp()
-    coder = Coder.load(samples() / "teacher")
-    prompts, records, _ = to_prompts(coder, list(make_records(tmp, n, "overlap")), tmp, SHORT, 8)
-    model = add_lora(load(samples() / "teacher"), coder.family)
-    with torch.no_grad(): return model, coder, records, prompts, see(model, [p.visual for p in prompts])
+    base = Policy.load(samples() / "teacher")
+    policy = Policy(add_lora(base.model, base.family), base.coder)
+    prompts, records, _ = to_prompts(policy.coder, list(make_records(tmp, n, "overlap")), tmp, SHORT, 8)
+    with torch.no_grad(): return policy, records, prompts, policy.see([p.visual for p in prompts])
 
 def loop_of(given, judge, a, workers):
     "A run whose rate is 0, so that all steps see the same weights."
-    model, coder, records, prompts, features = given
+    policy, records, prompts, features = given
     recipe = Recipe(bounds=Bounds((14, 40), (12, 24)), how="lenient")
-    return Loop(model, coder, Loaded(records, prompts, features, "lenient"), judge, RL(recipe, prompts=a.prompts, g=a.g, limit=56, lr=0., reference=None, slices=a.slices, workers=workers))
+    learner = Learner(policy, Loaded(records, prompts, features, "lenient"), judge, RL(recipe, prompts=a.prompts, g=a.g, limit=56, lr=0., reference="base", slices=a.slices, workers=workers))
+    learner.start()
+    return learner
 
 def slower(ms):
     "Let each decoded token take longer without work for this CPU, as where a GPU does it."
-    through = sampling.through
+    through = decoding.through
     def waiting(*args, **kw):
         time.sleep(ms / 1000)
         return through(*args, **kw)
-    sampling.through = waiting
+    decoding.through = waiting
 
 def line(name, rows, base):
     mean = lambda k: statistics.mean(r[k] for r in rows)

@@ -7,91 +7,127 @@ __all__ = ['MEASURES', 'conclusion', 'mismatch', 'assess_one', 'evaluate', 'wils
            'by_kind']
 
 # %% ../nbs/4_evidence/1_evaluate.ipynb #aafcc052
-import json, re
+import re
 import numpy as np
 from .cot import parse
-from .data import Record
+from .data import Record, lettered
 from .judge import Judge
-from .sampling import respond
+from .model import Policy
 from .scoring import score
-from .tokens import Coder
 
 # %% ../nbs/4_evidence/1_evaluate.ipynb #c8fdeb97
-_NUMBERS = {"no": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
+_NUMBERS = dict(no="0", zero="0", one="1", two="2", three="3", four="4", five="5")
+_NUMBER = r"-?\d+(?:\.\d+)?|\b(?:" + "|".join(_NUMBERS) + r")\b"
+_CAPITALS = r"\b[A-Z]{2,}\b|\b[B-HJ-Z]\b|\bA\b(?! [a-z])" # but for the words "I" and "a"
 
 def _last(pattern, text):
     found = re.findall(pattern, text)
     return found[-1] if found else None
 
-def conclusion(think: str, record: Record):
-    "The answer that a think segment ends on, or None."
-    if record.options:
-        named = {o.split(". ", 1)[1].lower(): o[0] for o in record.options} | {f"option {o[0]}".lower(): o[0] for o in record.options}
-        return named.get(_last("|".join(rf"\b{re.escape(n)}\b" for n in named), think.lower()))
-    if record.problem_type in ("numerical", "regression"):
-        said = _last(r"-?\d+(?:\.\d+)?|\b(?:" + "|".join(_NUMBERS) + r")\b", think.lower())
-        return _NUMBERS.get(said, said)
-    return _last(r"\b[A-Z]{2,}\b|\b[B-HJ-Z]\b|\bA\b(?! [a-z])", think) if record.problem_type == "OCR" else None
+def _option_named(think, options):
+    "The letter of the option that is named last, by its text or as \"option B\"."
+    named = {}
+    for letter, text in lettered(options).items(): named |= {text.lower(): letter, f"option {letter}".lower(): letter}
+    last = _last("|".join(rf"\b{re.escape(name)}\b" for name in named), think.lower())
+    return named.get(last)
 
-def mismatch(think: str, answer: str, record: Record):
+def conclusion(think: str, record: Record) -> str|None:
+    "The answer that a think segment ends on, or None (Table 6)."
+    if record.options: return _option_named(think, record.options)
+    if record.problem_type in ("numerical", "regression"):
+        said = _last(_NUMBER, think.lower())
+        return _NUMBERS.get(said, said)
+    return _last(_CAPITALS, think) if record.problem_type == "OCR" else None
+
+# %% ../nbs/4_evidence/1_evaluate.ipynb #b88984f0
+def mismatch(think: str, answer: str, record: Record) -> bool|None:
     "Whether the answer differs from what the thinking concluded; None where it concluded nothing."
     said = conclusion(think, record)
-    return None if said is None else score(record.problem_type, answer, said, record.options, "lenient") < 1
+    if said is None: return None
+    return score(record.problem_type, answer, said, record.options, "lenient") < 1
 
 # %% ../nbs/4_evidence/1_evaluate.ipynb #3ca9b1e8
-def assess_one(record: Record, text: str, judge: Judge, how="lenient", traced=True) -> dict:
+def assess_one(
+    record: Record, text: str, # a question and the response
+    judge: Judge,
+    how: str = "lenient",      # how answers are read
+    traced: bool = True,       # the response is a trace
+) -> dict:
     "Everything measured on one response."
-    t = parse(text)
-    answer = t.answer if traced else text
-    row = dict(problem_id=record.problem_id, kind=record.extra.get("kind", record.problem_type), type=record.problem_type, output=text,
-               answer=score(record.problem_type, answer or "", record.truth, record.options, how))
+    trace = parse(text)
+    answer = trace.answer if traced else text
+    right = score(record.problem_type, answer or "", record.truth, record.options, how)
+    kind = record.extra.get("kind", record.problem_type)
+    row = dict(problem_id=record.problem_id, kind=kind, type=record.problem_type, output=text, answer=right)
     if not traced: return row
-    verdict = judge(record, t.observation).yes if t.perception_ok else False
-    return dict(row, format=t.ok, sufficient=verdict, mismatch=mismatch(t.think, t.answer, record) if t.reasoning_ok else None)
+    verdict = judge(record, trace.observation).yes if trace.perception_ok else False
+    differs = mismatch(trace.think, trace.answer, record) if trace.reasoning_ok else None
+    return dict(row, format=trace.ok, sufficient=verdict, mismatch=differs)
 
-def evaluate(model, coder: Coder, records, prompts, judge: Judge, features=None, how="lenient", traced=True, batch=64, progress=None, **kw) -> list:
-    "Respond to every prompt and measure each response; keywords as in `sample`."
-    out = []
-    for i in range(0, len(prompts), batch):
-        part = {} if features is None else dict(features=features[i:i + batch])
-        texts = respond(model, coder, prompts[i:i + batch], batch, **part, **{"temperature": 0, **kw})
-        out += [assess_one(r, t, judge, how, traced) for r, t in zip(records[i:i + batch], texts)]
+# %% ../nbs/4_evidence/1_evaluate.ipynb #5c38273c
+def evaluate(
+    policy: Policy,
+    records, prompts,      # Records and their Examples
+    judge: Judge,
+    features: list = None, # visual tokens of each prompt, where they are at hand
+    how: str = "lenient", traced: bool = True, # as in `assess_one`
+    batch: int = 64,       # prompts at a time
+    progress=None,         # called with the number of finished responses
+    **settings,            # as in `Policy.sample`; greedy unless given
+) -> list:                 # a row a record
+    "Respond to every prompt and measure each response."
+    rows, settings = [], {"temperature": 0} | settings
+    for start in range(0, len(prompts), batch):
+        part = slice(start, start + batch)
+        seen = {} if features is None else dict(features=features[part])
+        texts = policy.respond(prompts[part], batch, **seen, **settings)
+        rows += [assess_one(record, text, judge, how, traced) for record, text in zip(records[part], texts)]
         if progress: progress(len(texts))
-    return out
+    return rows
 
 # %% ../nbs/4_evidence/1_evaluate.ipynb #460cf98a
-def _boot(x, seed=0, n=2000):
+def _boot(values, seed=0, n=2000):
     rng = np.random.default_rng(seed)
-    return np.quantile(x[rng.integers(0, len(x), (n, len(x)))].mean(1), [.025, .975])
+    draws = values[rng.integers(0, len(values), (n, len(values)))]
+    return np.quantile(draws.mean(1), [.025, .975])
 
-def wilson(k, n, z=1.96):
-    "Wilson's 95% interval of k successes in n."
-    p, d = k / n, 1 + z * z / n
-    half = z * np.sqrt(p * (1 - p) / n + z * z / 4 / n / n) / d
-    mid = (p + z * z / 2 / n) / d
-    return mid - half, mid + half
+def wilson(
+    k: float,        # successes
+    n: int,          # of so many
+    z: float = 1.96, # deviations
+) -> tuple:          # (low, high)
+    "Wilson's 95% interval of a proportion."
+    share, scale = k / n, 1 + z * z / n
+    half = z * np.sqrt(share * (1 - share) / n + z * z / 4 / n / n) / scale
+    middle = (share + z * z / 2 / n) / scale
+    return middle - half, middle + half
 
-def interval(values) -> dict | None:
+# %% ../nbs/4_evidence/1_evaluate.ipynb #39f07dab
+def interval(values) -> dict | None: # mean, lo, hi, n
     "Mean with a 95% interval and the count; None where there is nothing."
-    x = np.array([float(v) for v in values if v is not None])
-    if not len(x): return None
-    lo, hi = wilson(x.sum(), len(x)) if x.min() == x.max() and x[0] in (0, 1) else _boot(x)
-    return dict(mean=float(x.mean()), lo=float(max(lo, 0)), hi=float(min(hi, 1)), n=len(x))
+    known = np.array([float(value) for value in values if value is not None])
+    if not len(known): return None
+    certain = known.min() == known.max() and known[0] in (0, 1)
+    low, high = wilson(known.sum(), len(known)) if certain else _boot(known)
+    return dict(mean=float(known.mean()), lo=float(max(low, 0)), hi=float(min(high, 1)), n=len(known))
 
-def difference(a, b) -> dict:
+# %% ../nbs/4_evidence/1_evaluate.ipynb #c43d0e4d
+def difference(a, b) -> dict: # diff, lo, hi, n
     "Mean of b − a over the same records, with a paired 95% interval."
-    d = np.array([float(y) - float(x) for x, y in zip(a, b) if x is not None and y is not None])
-    lo, hi = _boot(d)
-    return dict(diff=float(d.mean()), lo=float(lo), hi=float(hi), n=len(d))
+    pairs = [(x, y) for x, y in zip(a, b) if x is not None and y is not None]
+    gaps = np.array([float(y) - float(x) for x, y in pairs])
+    low, high = _boot(gaps)
+    return dict(diff=float(gaps.mean()), lo=float(low), hi=float(high), n=len(gaps))
 
 # %% ../nbs/4_evidence/1_evaluate.ipynb #c5478643
 MEASURES = ("answer", "sufficient", "format", "mismatch")
 
 def summarise(rows: list) -> dict:
     "Each measure's mean and interval over the records."
-    return dict(n=len(rows), **{m: interval([r.get(m) for r in rows]) for m in MEASURES})
+    return dict(n=len(rows), **{name: interval([row.get(name) for row in rows]) for name in MEASURES})
 
-def by_kind(rows: list, measure="answer") -> dict:
+def by_kind(rows: list, measure: str = "answer") -> dict:
     "A measure's mean for each kind of question."
-    kinds = sorted({r["kind"] for r in rows})
-    return {k: float(np.mean([float(r[measure] or 0) for r in rows if r["kind"] == k])) for k in kinds}
+    kinds = sorted({row["kind"] for row in rows})
+    of = {kind: [float(row[measure] or 0) for row in rows if row["kind"] == kind] for kind in kinds}
+    return {kind: float(np.mean(values)) for kind, values in of.items()}

@@ -27,6 +27,7 @@ def seed_of(seed: int, step: int, part: int, turn: int = 0) -> int:
 # %% ../nbs/3_training/7_loop.ipynb #890aefdc
 STEP = ("g", "recipe", "limit", "temperature", "top_p") # settings that `collect` takes
 
+# %% ../nbs/3_training/7_loop.ipynb #f62d3e64
 def train(
     policy: Policy,             # with a trainable adapter, which is active, and the reference
     records, prompts, features, # Records, their Examples, and the visual tokens of each

@@ -79,6 +79,7 @@ def assess(rollout: Rollout, recipe: Recipe) -> RewardTable:
     lengths = rollout.masks.sum(-1)
     return rewards(traces, verdicts, scores, lengths, recipe.bounds, recipe.form, unknown, rollout.extra, rollout.g)
 
+# %% ../nbs/3_training/5_rollout.ipynb #f7179469
 def assign(
     rollout: Rollout,
     recipe: Recipe,
@@ -119,6 +120,7 @@ def _pick(value, groups, g):
     rows = [i * g + j for i in groups for j in range(g)]
     return [value[i] for i in rows] if isinstance(value, list) else value[rows]
 
+# %% ../nbs/3_training/5_rollout.ipynb #1a26b51e
 def take(rollout: Rollout, groups: list) -> Rollout:
     "Some groups of a rollout."
     records = [rollout.records[i] for i in groups]
@@ -183,6 +185,7 @@ def read_reference(
     with policy.using(None if reference == "base" else reference):
         return group_logprobs(policy, batch, rollout.ids, rollout.mask, rollout.g, features, temperature=temperature)
 
+# %% ../nbs/3_training/5_rollout.ipynb #ade72b0b
 def _questions(rollout):
     "Records and observations of a rollout; None where the observation is malformed."
     for record, text in zip(_owners(rollout), rollout.texts):

@@ -80,6 +80,7 @@ def added(parts: list) -> dict:
     for part in parts: whole.update({name: whole.get(name, 0.) + value for name, value in part.items()})
     return whole
 
+# %% ../nbs/3_training/6_update.ipynb #ffddb785
 def backward(
     policy: Policy,
     prompts, features,  # this machine's, one for each group
@@ -119,6 +120,7 @@ class Facts:
     flat: torch.Tensor       # (p, s) all credited rewards are equal
     spread: torch.Tensor     # (p, k) deviation of the rewards
 
+# %% ../nbs/3_training/6_update.ipynb #d45b8ba9
 def _spread(rewards):
     "Unbiased deviation of known rewards, (p, g, k) -> (p, k)."
     known = (~rewards.isnan()).sum(1)

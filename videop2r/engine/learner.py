@@ -172,6 +172,7 @@ def _kept(rollout, refill):
     if not refill: return list(range(len(rollout.records)))
     return informative(rearrange(rollout.credited, "(p g) k -> p g k", g=rollout.g)).nonzero()[:, 0].tolist()
 
+# %% ../../nbs/engine/learner.ipynb #508ad363
 @patch
 def rounds(self: Learner, step) -> Part:
     "Rounds of prompts until the step has as many groups as wanted, each with something to learn."

@@ -111,10 +111,11 @@ _SET = ("steps", "epochs", "batch", "micro", "lr", "frames", "pixels", "rank", "
 def _sft(a):
     from dataclasses import replace
     from accelerate import PartialState
-    from videop2r.tools.launch import PRESETS, prompt_of, run_sft
+    from videop2r.tools.launch import prompt_of, run_sft
+    from videop2r.tools.launch import PRESETS
     given = {k: getattr(a, k) for k in _SET if getattr(a, k) is not None}
     if a.steps and not a.epochs: given["epochs"] = None
-    found = run_sft(a.records, a.media, a.model, a.out, replace(PRESETS[a.preset], **given), a.resume, a.track, validation=a.validation,
+    found = run_sft(a.records, a.media, a.model, a.out, replace(PRESETS[a.preset].sft, **given), a.resume, a.track, validation=a.validation,
                     agnostic=a.agnostic, prompt=prompt_of(a.prompt, a.agnostic), workers=a.workers, cache=a.cache)
     if not PartialState().is_main_process: return
     print(found._repr_markdown_() + f"\n\nadapter: {a.out}/last" + (f", lowest validation loss: {a.out}/best" if found.best else ""))
@@ -124,7 +125,7 @@ _RL_SET = ("steps", "prompts", "g", "limit", "temperature", "top_p", "lr", "beta
 
 def _rl(a):
     from videop2r.cot import Prompt
-    from videop2r.loop import run_rl
+    from videop2r.tools.launch import run_rl
     changes = {k: getattr(a, k) for k in _RL_SET if getattr(a, k) is not None}
     if a.prompt and a.prompt != "short": changes["prompt"] = Prompt.from_file(a.prompt)
     if a.track: changes["trackers"] = (a.track,)
