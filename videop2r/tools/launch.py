@@ -396,7 +396,7 @@ def open_policy(model, adapter, preset: Preset): # (Policy, RL)
 
 def _judge(spec, policy, workers, chat): # (Judge, threads)
     if isinstance(spec, Judge): return spec, workers
-    if spec == "base": return base_judge(policy.model, policy.coder), 0
+    if spec == "base": return base_judge(policy), 0
     remote = "openai:" in spec or "anthropic:" in spec
     return judge_of(spec, **chat), workers or (16 if remote and "base" not in spec else 0)
 
