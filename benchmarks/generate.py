@@ -41,7 +41,7 @@ def piped(url, records, media, workers):
     "Seconds for the pipeline over the same records: clips read, replies cached and stored, traces checked, observations judged by the oracle."
     from videop2r.engine.remote import Cache, OpenAIChat
     from videop2r.cot import SHORT
-    from videop2r.traces import ChatTeacher, generate
+    from videop2r.tools.pipeline import ChatTeacher, generate
     from videop2r.judge import ORACLE
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
@@ -53,7 +53,7 @@ def piped(url, records, media, workers):
 def overhead(workers=16):
     "One row for each speed of the server, eight rounds of its places at least."
     from videop2r.cot import SHORT
-    from videop2r.traces import ChatTeacher
+    from videop2r.tools.pipeline import ChatTeacher
     from videop2r.world import make_records
     from videop2r.engine.remote import OpenAIChat
     rows, media = [], tempfile.mkdtemp()
@@ -75,7 +75,7 @@ def overhead(workers=16):
 def truth(n=300, seeds=(0, 1, 2)):
     "One row for each seed, way of reading and judge: what each filter let through and how much of it was bad, what it stopped and how much of it was good."
     from videop2r.cot import SHORT
-    from videop2r.traces import LocalTeacher, generate, leaks
+    from videop2r.tools.pipeline import LocalTeacher, generate, leaks
     from videop2r.judge import ORACLE, base_judge
     from videop2r.model import Policy
     from videop2r.world import World, make_records, samples
@@ -107,7 +107,7 @@ def store(n=20_000):
     "One row: a run over records of multiple choice with traces of 500 words, and the run that finds it finished."
     from videop2r.cot import render
     from videop2r.data import Record, write_jsonl
-    from videop2r.traces import generate
+    from videop2r.tools.pipeline import generate
     from videop2r.judge import Judge, Verdict
     folder = Path(tempfile.mkdtemp())
     write_jsonl((Record(str(i), f"Which way does thing {i} move over there?", "multiple choice", "video", f"v/{i}.mp4", "<answer>B</answer>", ["A. left", "B. right"]) for i in range(n)), folder / "r.jsonl")

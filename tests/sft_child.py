@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from videop2r.cot import SHORT
-from videop2r.traces import to_prompts
+from videop2r.engine.reading import to_prompts
 from videop2r.model import add_lora, load
 from videop2r.engine.tuner import train_sft
 from videop2r.sft import SFT

@@ -54,13 +54,13 @@ def test_trace_without_tags_is_rejected_at_the_template(tmp_path):
     rs = list(make_records(tmp_path, 3, "tags"))
     found = verify(rs, {rs[0].problem_id: "just words", rs[1].problem_id: gold(from_record(rs[1]))}, ORACLE, how="lenient")
     assert found.steps == dict(records=3, written=2, template=1, answer=1, judge=1)
-    assert found.rejected[0]["step"] == "template" and found.rejected[0]["reason"]
+    assert found.rejected[0].step == "template" and found.rejected[0].reason
 
 def test_silent_judge_is_no_verdict_and_rejects_with_its_reason(tmp_path):
     def silent(record, observation): raise TimeoutError("no answer in 30 s")
     rs = list(make_records(tmp_path, 1, "silent"))
     found = verify(rs, {rs[0].problem_id: gold(from_record(rs[0]))}, Judge(silent), how="lenient")
-    assert "no verdict" in found.rejected[0]["reason"] and "30 s" in found.rejected[0]["reason"]
+    assert "no verdict" in found.rejected[0].reason and "30 s" in found.rejected[0].reason
 
 def test_missing_verdicts_leave_perception_out_and_reasoning_in(tmp_path, coder, policy):
     prompts, records, _ = to_prompts(coder, list(make_records(tmp_path, 2, "nan")), tmp_path, SHORT, 8)
@@ -95,8 +95,8 @@ def test_store_survives_half_a_line(tmp_path):
     data = s.path.read_bytes()
     for cut in range(len(data)):
         (tmp_path / "cut.jsonl").write_bytes(data[:cut])
-        rows = Store(tmp_path / "cut.jsonl").rows
-        assert list(rows.values()) == list(s.rows.values())[:data[:cut].count(b"\n")]
+        rows = Store(tmp_path / "cut.jsonl")
+        assert list(rows.values()) == list(s.values())[:data[:cut].count(b"\n")]
 
 def test_change_has_an_interval():
     flat = change([dict(r=.5)] * 40, "r")

@@ -7,9 +7,10 @@ import pytest
 from videop2r.cot import SHORT
 from videop2r.data import write_jsonl
 from videop2r.tools.funnel import FUNNEL, tally, write_funnel
-from videop2r.traces import ChatTeacher, LocalTeacher, TooManyFailures, dry_run, generate
+from videop2r.tools.pipeline import ChatTeacher, LocalTeacher, TooManyFailures, dry_run, generate
 from videop2r.judge import ORACLE, Judge, Verdict
 from videop2r.engine.remote import OpenAIChat, Reply
+from videop2r.model import Policy
 from videop2r.tokens import Coder
 from videop2r.world import World, from_record, gold, make_records, samples
 from test_store import FORK
@@ -28,11 +29,17 @@ def clips(tmp_path_factory):
 @pytest.fixture(scope="module")
 def by_hand(tiny, clips, tmp_path_factory):
     "What the local teacher makes of the clips."
-    return run(clips, LocalTeacher(tiny.model, tiny.coder, "tiny", 8, limit=64), tmp_path_factory.mktemp("local") / "run")
+    return run(clips, LocalTeacher(Policy(tiny.model, tiny.coder), "tiny", 8, limit=64), tmp_path_factory.mktemp("local") / "run")
 
 def run(clips, teacher, out, judge=ORACLE, **kw): return generate(*clips, teacher, judge, out, **{"prompt": SHORT, "how": "lenient", "quiet": True, **kw})
 
 def texts(out): return {r["problem_id"]: r["output"] for r in map(json.loads, open(out / "traces.jsonl"))}
+
+def test_the_run_makes_what_the_lesson_makes(clips, by_hand):
+    from videop2r.traces import verify
+    plain = verify(clips[0], texts(by_hand.out), ORACLE, how="lenient")
+    assert plain.steps == by_hand.steps and {r.problem_id: r.output for r in plain.kept} == {r.problem_id: r.output for r in by_hand.kept}
+    assert {(o.record.problem_id, o.step, o.reason) for o in plain.rejected} == {(r["problem_id"], r["step"], r["reason"]) for r in by_hand.rejected}
 
 @pytest.mark.parametrize("send", ["frames", "video"])
 def test_server_writes_what_the_local_teacher_writes(tiny, clips, by_hand, tmp_path, send):
@@ -46,7 +53,7 @@ def test_a_server_that_moved_is_the_same_teacher_and_judge(tiny, clips, tmp_path
     chat = lambda port: OpenAIChat("m", f"http://127.0.0.1:{port}/v1", max_tokens=64)
     with serve(tiny) as url: made = run(clips, ChatTeacher(OpenAIChat("m", url, max_tokens=64), frames=8), tmp_path / "run", chat_judge(chat(1)), max_failures=1)
     assert run(clips, ChatTeacher(chat(2), frames=8), tmp_path / "run", chat_judge(chat(3)), max_failures=1).steps == made.steps
-    with pytest.raises(ValueError, match="judge: m -> n"): run(clips, ChatTeacher(chat(2), frames=8), tmp_path / "run", chat_judge(OpenAIChat("n", "http://127.0.0.1:3/v1")))
+    with pytest.raises(ValueError, match="judge was m, now n"): run(clips, ChatTeacher(chat(2), frames=8), tmp_path / "run", chat_judge(OpenAIChat("n", "http://127.0.0.1:3/v1")))
 
 class Gold:
     "A teacher without a model; `broken` gives a reply for some records instead."
@@ -110,13 +117,13 @@ def spoilt(clips, folder):
 
 def test_every_record_ends_somewhere_once(tiny, clips, tmp_path):
     rs, path = spoilt(clips, tmp_path)
-    made = run((path, clips[1]), LocalTeacher(tiny.model, tiny.coder, "tiny", 8, limit=64), tmp_path / "run")
+    made = run((path, clips[1]), LocalTeacher(Policy(tiny.model, tiny.coder), "tiny", 8, limit=64), tmp_path / "run")
     bad = {q["problem_id"]: q["reason"] for q in made.quarantine}
     assert len(bad) == 7 and {r.problem_id for r in rs[:5]} < set(bad) and sum(w.startswith("rs.jsonl:") for w in bad) == 2
     for i, word in enumerate(("no such file", "not a number", "<|im_end|>", "not inside", "room for")): assert word in bad[rs[i].problem_id]
     ends = [r.problem_id for r in made.kept] + [r["problem_id"] for r in made.rejected] + list(bad)
     assert len(ends) == len(set(ends)) == 20 == made.steps["records"]
-    again = run((path, clips[1]), LocalTeacher(tiny.model, tiny.coder, "tiny", 8, limit=64), tmp_path / "run")
+    again = run((path, clips[1]), LocalTeacher(Policy(tiny.model, tiny.coder), "tiny", 8, limit=64), tmp_path / "run")
     assert again.steps == made.steps and again.quarantine == made.quarantine
 
 def test_the_same_content_is_asked_about_once_and_the_same_id_may_ask_two_things(clips, tmp_path):
@@ -137,14 +144,16 @@ def slowly(clips, out):
         def __call__(self, *a):
             for x in super().__call__(*a): time.sleep(.02); yield x
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try: run(clips, Slow(), out)
     except KeyboardInterrupt: os._exit(130)
 
-def test_ctrl_c_keeps_what_is_finished(clips, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl_c", "sigterm"])
+def test_a_stopped_run_keeps_what_is_finished(clips, tmp_path, number):
     p = FORK.Process(target=slowly, args=(clips, tmp_path / "run"))
     p.start()
     while not (tmp_path / "run" / "traces.jsonl").exists() or len(texts(tmp_path / "run")) < 5: time.sleep(.005)
-    os.kill(p.pid, signal.SIGINT)
+    os.kill(p.pid, number)
     p.join(30)
     n = len(texts(tmp_path / "run"))
     assert p.exitcode == 130 and 5 <= n < 18

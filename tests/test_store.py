@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from videop2r.cot import SHORT, render
 from videop2r.data import read_jsonl
-from videop2r.traces import ChatTeacher, generate
+from videop2r.tools.pipeline import ChatTeacher, generate
 from videop2r.judge import Judge, Verdict
 from videop2r.engine.remote import Reply
 from videop2r.engine.store import Ledger, Shard, Store, identity, merge
@@ -16,7 +16,7 @@ from videop2r.world import World, make_records
 WORKERS, RECORDS = 4, 60
 STORM = 100 if os.environ.get("VIDEOP2R_STORM") else 10
 FORK = mp.get_context("forkserver") # children start at once, from a process without threads that has the imports done
-FORK.set_forkserver_preload(["videop2r.traces", "videop2r.world", "hypothesis", "pytest"])
+FORK.set_forkserver_preload(["videop2r.tools.pipeline", "videop2r.world", "hypothesis", "pytest"])
 
 class Register:
     "Notes each paid call on disk, before and after, with the thread that made it."
@@ -146,7 +146,7 @@ def test_a_store_torn_at_any_byte_is_mended_and_only_what_is_missing_is_asked_ag
         for what, k in dict(teacher="traces", judge="verdicts").items(): assert calls(log, what) == 12 - cut[k].count(b"\n")
         assert len(made.kept) == 8 and made.at("unfinished") == 0
 
-@pytest.mark.parametrize("change,field", [(dict(threshold=.9), "threshold: 0.6 -> 0.9"), (dict(how="faithful"), "how: lenient -> faithful")])
+@pytest.mark.parametrize("change,field", [(dict(threshold=.9), "threshold was 0.6, now 0.9"), (dict(how="faithful"), "how was lenient, now faithful")])
 def test_another_setting_is_named_and_refused_until_it_is_accepted(stills, tmp_path, change, field):
     records, media = stills[0][:6], stills[1]
     ask = lambda log, **kw: generate(records, media, ChatTeacher(Paid(Register(log))), paid_judge(Register(log)), tmp_path / "run", prompt=SHORT, quiet=True, **{"how": "lenient", **kw})
@@ -165,7 +165,7 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     p = FORK.Process(target=hold, args=(tmp_path / "run", 60))
     p.start()
     while not (tmp_path / "run" / "manifest.json").exists(): time.sleep(.01)
-    with pytest.raises(RuntimeError, match="another process"): Ledger(tmp_path / "run", {})
+    with pytest.raises(RuntimeError, match="another process"), Ledger(tmp_path / "run", {}): pass
     p.kill()
     p.join()
     with Ledger(tmp_path / "run", {}) as ledger: assert len(ledger.traces) == 0

@@ -11,11 +11,10 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing
 from itertools import islice
 from ..cot import Prompt
-from ..data import Record, resolve
+from ..data import Record
+from .media import reader_of
 from ..scoring import check_truth
 from ..tokens import MARKUP, Coder, Example, encode
-from ..video import prepare
-from .decode import read_media
 
 # %% ../../nbs/engine/reading.ipynb #c4691d64
 def _in_threads(work, items, workers, room, ordered):
@@ -89,7 +88,7 @@ def _example(coder, record, visual, prompt, room):
 def prompts_ahead(
     coder: Coder,
     records,             # any iterable of Records
-    media,               # folder that their paths are relative to
+    media,               # folder that their paths are relative to, or a `Reader`, whose settings hold
     prompt: Prompt,      # what to write around the question
     frames: int = 16,    # frames sampled from each clip
     pixels: int = None,  # most pixels a frame; the family's unless given
@@ -98,10 +97,9 @@ def prompts_ahead(
     depth: int = 0,      # clips more that may wait
 ):
     "Yield (record, its Example, or the reason as text for one that cannot be asked), in order."
+    reader = reader_of(media, frames=frames, pixels=pixels)
     def see(record):
-        try:
-            clip = read_media(resolve(record.path, media), record.data_type, frames)
-            return record, prepare(clip, coder.family, max_pixels=pixels)
+        try: return record, reader.visual(record, coder.family)
         except (ValueError, OSError) as e: return record, str(e)
     with closing(ahead(see, records, workers, depth)) as seen:
         for record, visual in seen:
@@ -112,7 +110,7 @@ def prompts_ahead(
 def to_prompts(
     coder: Coder,
     records,             # any iterable of Records
-    media,               # folder that their paths are relative to
+    media,               # folder that their paths are relative to, or a `Reader`, whose settings hold
     prompt: Prompt,      # what to write around the question
     frames: int = 16,    # frames sampled from each clip
     progress=None,       # called with 1 after each record

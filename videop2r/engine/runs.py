@@ -206,6 +206,9 @@ def _mend(out):
 # %% ../../nbs/engine/runs.ipynb #72cb0005
 class RunFolder:
     "The folder of a run, held by one process, or one team of them, at a time."
+    settings_file = "settings.json" # the file that holds them
+    remedy = "Ask for the old ones to go on, or give another folder" # where settings differ
+
     def __init__(self,
         out,          # made if it is not there; None keeps nothing
         facts: dict,  # what the result depends on; JSON values
@@ -264,10 +267,10 @@ def __exit__(self: RunFolder, kind=None, *error):
 @patch
 def _compare(self: RunFolder):
     if not self.out: return
-    found = read_json(self.out / "settings.json")
+    found = read_json(self.out / self.settings_file)
     if found is None: return
     self.held, self.changes = found["settings"], found["changes"]
-    check_same(self.out, self.held, self.facts, self.free)
+    check_same(self.out, self.held, self.facts, self.free, self.remedy)
 
 @patch
 def bind(self: RunFolder,
@@ -279,7 +282,7 @@ def bind(self: RunFolder,
         self.changes.append(dict(field=name, old=old, new=new, **after))
     self.held = self.facts
     if not self.writes: return
-    write_json(self.out / "settings.json", dict(settings=self.facts, changes=self.changes))
+    write_json(self.out / self.settings_file, dict(settings=self.facts, changes=self.changes))
 
 # %% ../../nbs/engine/runs.ipynb #a9a97945
 def weights_of(model) -> dict:

@@ -85,7 +85,7 @@ def _chat_settings(a):
 
 def _teacher(a):
     "A teacher from its word."
-    from videop2r.traces import ChatTeacher, LocalTeacher
+    from videop2r.tools.pipeline import ChatTeacher, LocalTeacher
     kind, _, folder = a.teacher.partition(":")
     if kind == "local": return LocalTeacher.load(folder, nf4=a.nf4, frames=a.frames, pixels=a.pixels, limit=a.limit, batch=a.batch)
     from videop2r.engine.remote import chat_of
@@ -93,7 +93,7 @@ def _teacher(a):
 
 def _generate(a):
     from videop2r.cot import SHORT, Prompt
-    from videop2r.traces import dry_run, generate
+    from videop2r.tools.pipeline import dry_run, generate
     from videop2r.judge import judge_of
     from videop2r.engine.store import Shard
     judge = judge_of(a.judge, a.evidence, price=a.judge_price, **_chat_settings(a))

@@ -30,7 +30,7 @@ from ..rewards import Bounds
 from ..rollout import example
 from ..sft import SFT
 from .report import write_report
-from ..traces import LocalTeacher, generate
+from .pipeline import LocalTeacher, generate
 from ..video import contact_sheet
 from ..world import World, make_records, samples
 
@@ -142,7 +142,7 @@ def _teach(run: Run) -> dict:
     sizes, records = run.sizes, _records(run, "train", run.sizes.records)
     policy = Policy.load(run.samples / "teacher")
     how = dict(limit=sizes.rl.limit, batch=64)
-    teacher = LocalTeacher(policy.model, policy.coder, "embedded", sizes.frames, **how)
+    teacher = LocalTeacher(policy, "embedded", sizes.frames, **how)
     made = generate(records, run.out, teacher, ORACLE, run.out / "traces", prompt=SHORT, how="lenient")
     shown = [next((row for row in made.rejected if row["step"] == step), None) for step in ("template", "answer", "judge")]
     bad = [dict(where=row["problem_id"], reason=row["reason"]) for row in made.quarantine]

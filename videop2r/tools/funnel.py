@@ -17,7 +17,7 @@ from ..data import MEDIA, TASKS, read_records
 from ..engine.files import read_json, write_json, write_text
 from ..engine.paint import INK, png_uri
 from ..evaluate import wilson
-from ..traces import STEPS, kind
+from ..traces import STEPS, gist
 from .page import (
     Chart, bar_row, folded, keys, notebook_html, decimal, percent, jsonable, section, table, web_page)
 
@@ -110,7 +110,7 @@ def rejects(
     found = {}
     for row in rows:
         if not row["step"]: continue
-        place = row["step"], kind(row["step"], row["reason"])
+        place = row["step"], gist(row["reason"], row["step"])
         found.setdefault(place, []).append(row)
     listed = []
     for (step, reason), group in sorted(found.items(), key=lambda item: -len(item[1])):
