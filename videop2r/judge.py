@@ -18,7 +18,7 @@ from .engine.remote import chat_of
 from .engine.shared import group_logprobs
 from .model import Policy
 from .oracle import sufficient
-from .tokens import MARKUP, Coder, collate, encode, pad_right
+from .tokens import MARKUP, collate, encode, pad_right
 from .world import from_record
 
 # %% ../nbs/3_training/1_judge.ipynb #9ff7d5fe
@@ -204,7 +204,6 @@ def base_judge(
     evidence: bool = False,
 ) -> Judge:
     "The model itself, all adapters off, text only; `ValueError` for an unknown `how`."
-    if isinstance(how, Coder): policy, how = Policy(policy, how), "likelihood" # a bare model and its coder
     if how not in _HOW: raise ValueError(f"how is {how!r}; use one of {', '.join(_HOW)}")
     def ask(record, observation):
         with policy.using(None): return _HOW[how](policy, question(record, observation, words), limit)

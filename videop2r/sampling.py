@@ -7,14 +7,15 @@ __all__ = ['PICTURES', 'nucleus', 'draw_token', 'sample_plainly', 'Samples', 'as
 
 # %% ../nbs/2_seeing/7_sampling.ipynb #2d9c98c5
 from dataclasses import dataclass, replace
+from pathlib import Path
 import torch
 from fastcore.basics import patch
+from .data import Record
 from .engine.decoding import decode
+from .engine.media import Reader
 from .engine.shared import prefill
 from .model import Policy
 from .tokens import Coder, collate, encode
-from .video import prepare
-from .engine.decode import read_media
 
 # %% ../nbs/2_seeing/7_sampling.ipynb #60bbf150
 def nucleus(z, top_p: float):
@@ -137,9 +138,11 @@ def ask(
     **settings,          # as in `sample`; greedy unless said
 ) -> str:
     "Ask a checkpoint about one file."
-    policy, kind = Policy.load(folder), "image" if str(path).lower().endswith(PICTURES) else "video"
-    visual = prepare(read_media(path, kind, frames), policy.family)
-    prompt = encode(policy.coder, question, visual, name=str(path))
+    policy, path = Policy.load(folder), Path(path).resolve()
+    kind = "image" if path.suffix.lower() in PICTURES else "video"
+    record = Record(problem_id=path.name, path=path.name, data_type=kind)
+    visual = Reader(path.parent, frames).visual(record, policy.family)
+    prompt = encode(policy.coder, question, visual, name=path.name)
     return policy.sample([prompt], **{"temperature": 0, **settings}).texts[0]
 
 # %% ../nbs/2_seeing/7_sampling.ipynb #cc898094

@@ -184,6 +184,7 @@ def _prompt_layer(layer, x, rope, attend):
     x = _layer(layer, x, rope, attend)
     return x, *attend.kv
 
+# %% ../../nbs/engine/shared.ipynb #63afd874
 def as_policy(model): return model if isinstance(model, Policy) else Policy(model, None)
 
 def prefill(policy: Policy, prompts: Batch, features=None, recompute: bool = False) -> Shared:
