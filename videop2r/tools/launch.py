@@ -50,7 +50,8 @@ _RL = RL(**_STEPS, lr=1e-5, beta=.04, max_norm=5., slices=1, micro=1, recompute=
 _LEAN = replace(_RL, rows=1)
 
 # %% ../../nbs/tools/launch.ipynb #6c7ee3b9
-_TINY = SFT(steps=60, batch=16, bucket=4, lr=2e-3, frames=8, save_every=20, validate_every=20)
+_OFTEN = dict(save_every=20, validate_every=20)
+_TINY = SFT(steps=60, batch=16, bucket=4, lr=2e-3, frames=8, **_OFTEN)
 _SHORT = Recipe(bounds=Bounds((14, 40), (12, 24)), how="lenient")
 _TINY_RL = RL(_SHORT, steps=140, limit=56, lr=8e-4)
 
@@ -71,7 +72,7 @@ def _shown(value):
 
 def preset_table(presets: dict) -> str: # Markdown
     "What differs among settings."
-    columns = [{k: v for k, v in vars(settings).items() if k != "recipe"} for settings in presets.values()]
+    columns = [dict(vars(settings), recipe=None) for settings in presets.values()]
     values = {name: [column[name] for column in columns] for name in columns[0]}
     values = {name: found for name, found in values.items() if len(set(found)) > 1}
     rows = [[name, *map(_shown, found)] for name, found in values.items()]
@@ -374,7 +375,8 @@ def preset_of(
     preset, own = look_up(PRESETS, name, "preset"), set(Preset.__dataclass_fields__) - {"sft", "rl"}
     known = own | set(RL.__dataclass_fields__)
     if unknown := sorted(set(changes) - known):
-        raise ValueError(f"unknown settings {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        listed = ", ".join(sorted(known))
+        raise ValueError(f"unknown settings {', '.join(unknown)}; known: {listed}")
     chosen = replace(preset.rl.recipe, **look_up(RECIPES, recipe, "recipe"))
     rl = {field: value for field, value in changes.items() if field not in own}
     rest = {field: value for field, value in changes.items() if field in own}
@@ -429,7 +431,7 @@ def run_rl(
     media,                  # folder of their media, or a `Reader`
     model,                  # checkpoint: folder or hub name
     adapter,                # folder of the SFT adapter; None starts from the base
-    judge,                  # a word as in `judge_of`, 'base' for this model with its adapters off, or a Judge
+    judge,                  # a word as in `judge_of`, 'base' for this model's base, or a Judge
     out,                    # folder of the run
     preset: str = "24gb",   # in `PRESETS`
     recipe: str = "pagrpo", # in `RECIPES`
