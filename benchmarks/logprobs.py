@@ -1,6 +1,6 @@
 """Log-probabilities over a large vocabulary in chunks, beside the plain way: the same values and gradients, the memory and seconds of both.
 
-The plain way makes all logits, their log-softmax, and picks; autograd keeps the log-softmax, and going backward makes two more tensors of its size. `token_logprobs` scores a chunk of tokens
+The plain way makes all logits, their log-softmax, and picks; autograd keeps the log-softmax, and going backward makes two more tensors of its size. `Policy.token_logprobs` scores a chunk of tokens
 at a time and makes each chunk's logits again in the backward pass, which costs a third pass of the output layer; it also returns entropies, which the plain way here does not.
 Both get hidden states that want a gradient and a frozen output layer in float32. Peak: what forward and backward add to resident memory, in a child process of its own whose malloc gives
 freed tensors back at once. Seconds: in another, the fastest of `--repeat`. The machine needs 9 GB free for the plain way at the default size.
@@ -22,8 +22,8 @@ def inputs(spec):
 def plain(model, h, ids): return model.lm_head(h).log_softmax(-1).gather(-1, ids[..., None])[..., 0]
 
 def chunked(model, h, ids):
-    from videop2r.model import token_logprobs
-    return token_logprobs(model, h, ids, torch.ones_like(ids, dtype=torch.bool), SimpleNamespace(forbidden=lambda n: []))[0]
+    from videop2r.model import Policy
+    return Policy(model, SimpleNamespace(forbidden=lambda n: [])).token_logprobs(h, ids, torch.ones_like(ids, dtype=torch.bool))[0]
 
 WAYS = dict(plain=plain, chunked=chunked)
 

@@ -47,24 +47,24 @@ def batch(rows, response=0):
     return Batch(ids, mask, torch.zeros_like(ids), TEXT, torch.ones(rows, 2, response, dtype=torch.bool), [None] * rows, [""] * rows)
 
 def sft(m, o):
-    from videop2r.model import hidden_states, token_logprobs
+    from videop2r.model import Policy
     b = batch(o.micro, o.completion)
     if o.checkpointing:
         m.gradient_checkpointing_enable(dict(use_reentrant=False))
         m.train()
-    return lambda: (-token_logprobs(m, hidden_states(m, b, [None] * o.micro), b.response, b.response_mask, coder)[0].sum()).backward()
+    return lambda: (-Policy(m, coder).logprobs(b, [None] * o.micro).sum()).backward()
 
 def update(m, o):
     from videop2r.losses import policy_loss
-    from videop2r.model import token_logprobs
+    from videop2r.model import Policy
     from videop2r.engine.shared import group_backward
     ids, prompts = torch.randint(10, SHAPE["vocab"], (o.group, o.completion)), batch(1)
     mask, adv = torch.ones_like(ids, dtype=torch.bool), torch.randn(o.group, 1).expand(ids.shape)
     old, w = torch.full(ids.shape, -10.), torch.full(ids.shape, 1 / o.completion)
     def loss(h, i, t):
-        lp = token_logprobs(m, h, ids[i, :t], mask[i, :t], coder)[0]
+        lp = Policy(m, coder).token_logprobs(h, ids[i, :t], mask[i, :t])[0]
         return policy_loss(lp, old[i, :t], old[i, :t], adv[i, :t], w[i, :t], denominator=o.group)[0]
-    return lambda: group_backward(m, prompts, ids, mask, o.group, loss, [None], o.rows, o.recompute)
+    return lambda: group_backward(Policy(m, coder), prompts, ids, mask, o.group, loss, [None], o.rows, o.recompute)
 
 def sampling(m, o):
     "Random words, drawn as `sample` draws them; a quarter of the rows end just before the limit, when moving the others costs most."
@@ -85,12 +85,12 @@ def sampling(m, o):
     return run
 
 def reference(m, o):
-    from videop2r.model import token_logprobs
-    from videop2r.engine.shared import group_states
+    from videop2r.model import Policy
+    from videop2r.engine.shared import group_logprobs
     ids, prompt = torch.randint(10, SHAPE["vocab"], (o.group, o.completion)), batch(1)
     mask = torch.ones_like(ids, dtype=torch.bool)
     def run():
-        with torch.no_grad(): token_logprobs(m, group_states(m, prompt, ids, mask, o.group, [None]), ids, mask, coder)
+        with torch.no_grad(): group_logprobs(Policy(m, coder), prompt, ids, mask, o.group, [None])
     return run
 
 def work(spec):

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import torch
 from common import machine, show
 from eighth import EOS, LARGE, SMALL, clocked, coder, inputs, model, spawn
-from videop2r.sampling import sample
+from videop2r.model import Policy
+import videop2r.sampling # gives a Policy its `sample`
 from videop2r.tokens import Example
 
 CASES, G = {"small": SMALL, "large": LARGE}, 8
@@ -24,7 +25,7 @@ def stock(m, prompt, g, limit, **kw):
 
 def ours(m, prompt, g, limit, **kw):
     endless = SimpleNamespace(**{**vars(coder), "forbidden": lambda n: [EOS]})
-    return lambda: sample(m, endless, [Example(prompt.ids[0].tolist(), visual=prompt.visuals[0])], g, limit, **kw).ids
+    return lambda: Policy(m, endless).sample([Example(prompt.ids[0].tolist(), visual=prompt.visuals[0])], g, limit, **kw).ids
 
 def work(spec):
     m, prompt = model(), inputs(CASES[spec["case"]])[0]

@@ -16,9 +16,9 @@ from eighth import EOS, IMAGE, LARGE, PAD, SMALL, VIDEO, clocked, coder, inputs,
 from rollout import stock
 from update import BETA
 from videop2r.losses import policy_loss
-from videop2r.model import see, token_logprobs, using
-from videop2r.sampling import sample
-from videop2r.engine.shared import group_backward, group_states
+from videop2r.model import Policy
+import videop2r.sampling # gives a Policy its `sample`
+from videop2r.engine.shared import group_backward, group_logprobs
 from videop2r.tokens import Batch, Example
 from videop2r.video import Visual
 
@@ -85,22 +85,22 @@ class Ours:
         for part in ("vision", "sampling", "reference", "update"): setattr(self, part, spent(parts, lambda grad, part=part: part, getattr(self, part)))
 
     @torch.no_grad()
-    def vision(self): return see(self.m, self.prompt.visuals)
+    def vision(self): return Policy(self.m, endless).see(self.prompt.visuals)
 
     def sampling(self, features):
-        return sample(self.m, endless, [Example(self.prompt.ids[0].tolist(), visual=self.prompt.visuals[0])], G, self.tokens, features=features)
+        return Policy(self.m, endless).sample([Example(self.prompt.ids[0].tolist(), visual=self.prompt.visuals[0])], G, self.tokens, features=features)
 
     @torch.no_grad()
     def reference(self, s, features):
-        with using(self.m, "ref"): return token_logprobs(self.m, group_states(self.m, self.prompt, s.ids, s.mask, G, features), s.ids, s.mask, endless)[0]
+        with Policy(self.m, endless).using("ref") as policy: return group_logprobs(policy, self.prompt, s.ids, s.mask, G, features)
 
     def update(self, s, ref, features):
         a = torch.tensor(reward(s.texts))
         adv, weights = ((a - a.mean()) / (a.std() + 1e-4))[:, None].expand(s.mask.shape), s.mask / s.mask.sum(1, keepdim=True)
         def loss(h, i, t):
-            logp, _ = token_logprobs(self.m, h, s.ids[i, :t], s.mask[i, :t], endless)
+            logp, _ = Policy(self.m, endless).token_logprobs(h, s.ids[i, :t], s.mask[i, :t])
             return policy_loss(logp, s.logprobs[i, :t], ref[i, :t], adv[i, :t], weights[i, :t], beta=BETA, denominator=G)[0]
-        group_backward(self.m, self.prompt, s.ids, s.mask, G, loss, features, *self.dials)
+        group_backward(Policy(self.m, endless), self.prompt, s.ids, s.mask, G, loss, features, *self.dials)
         torch.nn.utils.clip_grad_norm_(self.params, 1.)
         self.optimizer.step()
         self.optimizer.zero_grad()

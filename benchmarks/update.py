@@ -13,7 +13,7 @@ import torch
 from common import machine, show
 from eighth import LARGE, SMALL, clocked, coder, inputs, model, padded_cost, shared_cost, spawn
 from videop2r.losses import policy_loss
-from videop2r.model import see, token_logprobs
+from videop2r.model import Policy
 from videop2r.engine.shared import group_backward
 
 BETA, CASES = .04, {"small": SMALL, "large": LARGE}
@@ -69,11 +69,11 @@ def ours(m, case, rows, recompute):
     prompt, ids, mask = inputs(case)
     old, ref, adv, weights = fixed(ids, mask)
     def loss(h, i, t):
-        logp, _ = token_logprobs(m, h, ids[i, :t], mask[i, :t], coder)
+        logp, _ = Policy(m, coder).token_logprobs(h, ids[i, :t], mask[i, :t])
         return policy_loss(logp, old[i, :t], ref[i, :t], adv[i, :t], weights[i, :t], beta=BETA, denominator=len(ids))[0]
     def run():
-        with torch.no_grad(): features = see(m, prompt.visuals)
-        group_backward(m, prompt, ids, mask, len(ids), loss, features, rows, recompute)
+        with torch.no_grad(): features = Policy(m, coder).see(prompt.visuals)
+        group_backward(Policy(m, coder), prompt, ids, mask, len(ids), loss, features, rows, recompute)
     return run
 
 def gradient(m): return torch.cat([p.grad.flatten() for p in m.parameters() if p.grad is not None])

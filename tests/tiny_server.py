@@ -5,9 +5,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from videop2r.model import load
-from videop2r.sampling import sample
-from videop2r.tokens import Coder, encode
+from videop2r.model import Policy
+import videop2r.sampling # gives a Policy its `sample`
+from videop2r.tokens import encode
 from videop2r.engine.decode import read_clip
 from videop2r.video import Clip, prepare, sample_indices, sampled_fps
 from videop2r.world import FPS, FRAMES
@@ -34,12 +34,12 @@ def read_content(content, n_frames=8):
 
 class Tiny:
     "The checkpoint, one request at a time."
-    def __init__(self, folder): self.model, self.coder, self.turn = load(folder), Coder.load(folder), threading.Lock()
+    def __init__(self, folder): self.policy, self.turn = Policy.load(folder), threading.Lock()
 
     def __call__(self, body):
         text, clip = read_content(body["messages"][-1]["content"])
-        prompt = encode(self.coder, text, None if clip is None else prepare(clip, self.coder.family), name="request")
-        with self.turn: found = sample(self.model, self.coder, [prompt], limit=body.get("max_tokens") or 64, temperature=body.get("temperature", 0.))
+        prompt = encode(self.policy.coder, text, None if clip is None else prepare(clip, self.policy.coder.family), name="request")
+        with self.turn: found = self.policy.sample([prompt], limit=body.get("max_tokens") or 64, temperature=body.get("temperature", 0.))
         return found.texts[0], bool(found.truncated[0]), len(prompt.prompt), len(found.rows()[0])
 
 def completion(body, text, cut, n_in, n_out):

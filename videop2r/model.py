@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['TINY', 'PICTURES', 'linear_patches', 'quantisation', 'load', 'Policy', 'add_lora', 'load_adapter', 'tiny_config',
-           'merge', 'vision_language', 'lm_head', 'see', 'embed', 'positions', 'hidden_states', 'token_logprobs',
-           'using']
+           'merge', 'vision_language', 'lm_head', 'see', 'embed', 'positions', 'hidden_states', 'token_logprobs']
 
 # %% ../nbs/2_seeing/6_model.ipynb #1a12ede6
 import logging, types, warnings
@@ -359,6 +358,3 @@ def positions(model, batch): return Policy(model, None).positions(batch)
 def hidden_states(model, batch, features=None): return Policy(model, None).states(batch, features)
 def token_logprobs(model, h, ids, mask, coder, temperature=1., chunk=None):
     return Policy(model, coder).token_logprobs(h, ids, mask, temperature, chunk)
-@contextmanager
-def using(model, name):
-    with Policy(model, None).using(name): yield model
