@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'to_trl', 'vocabulary', 'perception_reward', 'reasoning_reward', 'process_rewards', 'PAGRPOTrainer']
 
 # %% ../../nbs/tools/trl.ipynb #eda0bd5b
-import json
+import json, math
 from collections import defaultdict
 from dataclasses import fields
 from functools import partial
@@ -19,24 +19,28 @@ from ..advantages import CREDIT, broadcast, credit, normalise, token_weights, ze
 from ..cot import Prompt, parse
 from ..data import Record, RecordError, resolve
 from ..rewards import PROCESSES, Bounds, rewards
-from ..scoring import score_record
+from ..scoring import look_up, score_record
 from ..tokens import segment_masks, token_bytes
 from ..engine.decode import read_media
 
 # %% ../../nbs/tools/trl.ipynb #e2ae81a6
-def _needs_trl(*args, **kwargs): raise ImportError("this needs TRL, which is not installed: pip install 'videop2r[trl]'")
+def _needs_trl(*args, **kwargs):
+    raise ImportError("this needs TRL, which is not installed: pip install 'videop2r[trl]'")
 
-COLUMNS = tuple(f.name for f in fields(Record) if f.name not in ("extra", "raw"))
+COLUMNS = tuple(each.name for each in fields(Record) if each.name not in ("extra", "raw"))
 
 def _row(record, prompt):
-    row = {k: v for k, v in record.to_dict().items() if k in COLUMNS}
-    return dict(prompt=[dict(role="user", content=prompt.render(record))], extra=json.dumps(record.extra), **row)
+    row = {name: value for name, value in record.to_dict().items() if name in COLUMNS}
+    asked = [dict(role="user", content=prompt.render(record))]
+    return dict(prompt=asked, extra=json.dumps(record.extra), **row)
 
 def _images(media, n_frames, rows):
     "The columns of some rows, with pictures; a clip that several rows share is read once."
+    def pictures(path, data_type):
+        return [Image.fromarray(frame) for frame in read_media(resolve(path, media), data_type, n_frames).frames]
     keys = list(zip(rows["path"], rows["data_type"]))
-    read = {k: [Image.fromarray(f) for f in read_media(resolve(k[0], media), k[1], n_frames).frames] for k in set(keys)}
-    return dict(rows, images=[read[k] for k in keys])
+    read = {key: pictures(*key) for key in set(keys)}
+    return dict(rows, images=[read[key] for key in keys])
 
 def to_trl(
     records,                   # an iterable of `Record`
@@ -54,17 +58,23 @@ def to_trl(
 def vocabulary(tokenizer) -> dict: # id -> bytes; none for ids that no token has
     "The bytes of each token; `ValueError` for a vocabulary that is not byte-level."
     try: return defaultdict(bytes, enumerate(token_bytes(tokenizer)))
-    except KeyError as e: raise ValueError(f"the tokenizer's vocabulary is not byte-level (it holds {e.args[0]!r}); use a Qwen-like tokenizer") from e
+    except KeyError as e:
+        what = f"the tokenizer's vocabulary is not byte-level (it holds {e.args[0]!r})"
+        raise ValueError(f"{what}; use a Qwen-like tokenizer") from e
 
 def _record(columns, i):
-    if lost := [k for k in ("problem", "problem_type", "solution") if k not in columns]:
-        raise RecordError(f"dataset: column `{lost[0]}` is missing; make the dataset with to_trl", "dataset", lost[0])
-    d = {k: columns[k][i] for k in COLUMNS if k in columns}
-    return Record.from_dict(dict(d, extra=json.loads(columns["extra"][i])) if "extra" in columns else d, f"row {i}")
+    for name in ("problem", "problem_type", "solution"):
+        if name in columns: continue
+        what = f"dataset: column `{name}` is missing; make the dataset with to_trl"
+        raise RecordError(what, "dataset", name)
+    row = {name: columns[name][i] for name in COLUMNS if name in columns}
+    if "extra" in columns: row["extra"] = json.loads(columns["extra"][i])
+    return Record.from_dict(row, f"row {i}")
 
 def _table(pieces, ids, verdicts, scores, bounds, form, g):
     "Rewards of completions, given functions that judge and score traces."
-    traces = [parse(b"".join(pieces[i] for i in row).decode("utf-8", errors="replace")) for row in ids]
+    texts = [b"".join(pieces[i] for i in row).decode("utf-8", errors="replace") for row in ids]
+    traces = [parse(text) for text in texts]
     lengths = torch.tensor([segment_masks(row, pieces).sum(-1).tolist() for row in ids])
     return rewards(traces, verdicts(traces), scores(traces), lengths, bounds, form, g=g)
 
@@ -77,18 +87,24 @@ def _report(table, k, log_metric):
 # %% ../../nbs/tools/trl.ipynb #0c8e1278
 def _given(table, k, length, log_metric):
     _report(table, k, log_metric)
-    return [None if x != x else x for x in table.total(length=length)[:, k].tolist()]
+    return [None if math.isnan(x) else x for x in table.total(length=length)[:, k].tolist()]
 
 def _zeros(traces): return [0.] * len(traces)
 
-def perception_reward(prompts, completions, completion_ids, *, pieces, judge, bounds=Bounds(), form="paper", length=1., g=None, log_metric=None, **columns):
+def perception_reward(prompts, completions, completion_ids, *, pieces, judge, bounds=Bounds(),
+                      form="paper", length=1., g=None, log_metric=None, **columns):
     "R_P (Eq. 3 and 5) of each completion; None where the judge gave no verdict."
-    def verdicts(traces): return [judge(_record(columns, i), t.observation).value if t.perception_ok else 0. for i, t in enumerate(traces)]
+    def verdict(i, trace):
+        if not trace.perception_ok: return 0.
+        return judge(_record(columns, i), trace.observation).value
+    def verdicts(traces): return [verdict(i, trace) for i, trace in enumerate(traces)]
     return _given(_table(pieces, completion_ids, verdicts, _zeros, bounds, form, g), 0, length, log_metric)
 
-def reasoning_reward(prompts, completions, completion_ids, *, pieces, how="faithful", bounds=Bounds(), form="paper", length=1., g=None, log_metric=None, **columns):
+def reasoning_reward(prompts, completions, completion_ids, *, pieces, how="faithful", bounds=Bounds(),
+                     form="paper", length=1., g=None, log_metric=None, **columns):
     "R_R (Eq. 4 and 5) of each completion."
-    def scores(traces): return [score_record(_record(columns, i), t.answer, how) for i, t in enumerate(traces)]
+    def scores(traces):
+        return [score_record(_record(columns, i), trace.answer, how) for i, trace in enumerate(traces)]
     return _given(_table(pieces, completion_ids, _zeros, scores, bounds, form, g), 1, length, log_metric)
 
 # %% ../../nbs/tools/trl.ipynb #283d4455
@@ -102,7 +118,8 @@ def process_rewards(
     g: int = None,             # completions of a prompt; for bounds that look at the group
 ) -> list:                     # perception's reward function and reasoning's
     "The rewards of Eq. 5 as TRL reward functions; `ValueError` for a vocabulary that is not byte-level."
-    if g is None and (bounds.peers > 1 or bounds.stretch is not None): raise ValueError("these length bounds look at the group: give its size, g=num_generations")
+    if g is None and (bounds.peers > 1 or bounds.stretch is not None):
+        raise ValueError("these length bounds look at the group: give its size, g=num_generations")
     both = dict(pieces=vocabulary(tokenizer), bounds=bounds, form=form, length=length, g=g)
     return [partial(perception_reward, judge=judge, **both), partial(reasoning_reward, how=how, **both)]
 
@@ -113,17 +130,28 @@ else: _GRPOTrainer = type("GRPOTrainer", (), dict(__init__=_needs_trl))
 def _own(ids, on, pieces):
     "(b, s, t) which process owns which token; `on` (b, t) marks those of a completion."
     masks = torch.zeros(len(ids), 2, ids.shape[1], dtype=torch.bool)
-    for m, row, n in zip(masks, ids.tolist(), on.sum(1).tolist()): m[:, :n] = torch.from_numpy(segment_masks(row[:n], pieces))
+    for own, row, n in zip(masks, ids.tolist(), on.sum(1).tolist()):
+        own[:, :n] = torch.from_numpy(segment_masks(row[:n], pieces))
     return masks.to(ids.device)
 
-def _check(t):
-    if isinstance(t.credit, str) and t.credit not in CREDIT: raise ValueError(f"unknown credit matrix {t.credit!r}; known: {', '.join(CREDIT)}")
-    s, k = torch.as_tensor(CREDIT[t.credit] if isinstance(t.credit, str) else t.credit).shape
-    if (s, k) != (2, len(t.reward_funcs)): raise ValueError(f"credit {t.credit!r} is for {k} reward functions, {len(t.reward_funcs)} are given: pass perception's, then reasoning's")
-    if t.scale_rewards == "batch": raise ValueError("scale_rewards='batch' would mix the groups that Eq. 6 normalises apart: use 'group' or 'none'")
-    if t.token_weights not in (None, "process", "response", "batch"): raise ValueError(f"unknown token weights {t.token_weights!r}; known: process, response, batch, or None for TRL's own average")
-    if t.token_weights and t.loss_type != "dr_grpo":
-        raise ValueError(f"token weights {t.token_weights!r} need GRPOConfig(loss_type='dr_grpo'), not {t.loss_type!r}; or weights=None for TRL's own average over tokens")
+def _check_credit(matrix, given):
+    "`given` reward functions for a matrix."
+    rows = look_up(CREDIT, matrix, "credit matrix") if isinstance(matrix, str) else matrix
+    segments, streams = torch.as_tensor(rows).shape
+    if (segments, streams) == (2, given): return
+    what = f"credit {matrix!r} is for {streams} reward functions, {given} are given"
+    raise ValueError(f"{what}: pass perception's, then reasoning's")
+
+def _check(trainer):
+    _check_credit(trainer.credit, len(trainer.reward_funcs))
+    weights, own = trainer.token_weights, "weights=None for TRL's own average over tokens"
+    if trainer.scale_rewards == "batch":
+        raise ValueError("scale_rewards='batch' would mix the groups that Eq. 6 normalises apart: use 'group' or 'none'")
+    if weights not in (None, "process", "response", "batch"):
+        raise ValueError(f"unknown token weights {weights!r}; known: process, response, batch, or {own}")
+    if weights and trainer.loss_type != "dr_grpo":
+        what = f"token weights {weights!r} need GRPOConfig(loss_type='dr_grpo'), not {trainer.loss_type!r}"
+        raise ValueError(f"{what}; or {own}")
 
 # %% ../../nbs/tools/trl.ipynb #c7c158d2
 class PAGRPOTrainer(_GRPOTrainer):
@@ -144,31 +172,35 @@ class PAGRPOTrainer(_GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         out = super()._generate_and_score_completions(inputs)
-        A, valid = self._per_process(len(inputs))
-        return out | self._per_token(out, A, valid)
+        return out | self._per_token(out, *self._per_process(len(inputs)))
 
 # %% ../../nbs/tools/trl.ipynb #238de156
 @patch
 def _per_process(self: PAGRPOTrainer, n):
     "(b, s) advantages of this process's n completions, and which of them count."
-    mode, g = ("train", self.num_generations) if self.model.training else ("eval", self.num_generations_eval)
-    R = self.rewards_per_func * self.reward_weights.to(self.rewards_per_func.device)
-    S = rearrange(credit(R, self.credit), "(p g) s -> p g s", g=g)
-    A, valid = (rearrange(x, "p g s -> (p g) s") for x in normalise(S, scale=self.scale_rewards == "group"))
+    training = self.model.training
+    g = self.num_generations if training else self.num_generations_eval
+    rewards = self.rewards_per_func * self.reward_weights.to(self.rewards_per_func.device)
+    groups = rearrange(credit(rewards, self.credit), "(p g) s -> p g s", g=g)
+    found = normalise(groups, scale=self.scale_rewards == "group")
+    advantage, valid = (rearrange(x, "p g s -> (p g) s") for x in found)
+    flat, missing = zero_variance(groups).float().mean(0), groups.isnan().float().mean((0, 1))
+    metrics = self._metrics["train" if training else "eval"]
     for k, process in enumerate(PROCESSES):
-        self._logs["extra"][f"{process} advantage"].extend(A[:, k].tolist())
-        self._metrics[mode][f"frac_reward_zero_std/{process}"].append(zero_variance(S)[:, k].float().mean().item())
-        self._metrics[mode][f"frac_reward_missing/{process}"].append(S[..., k].isnan().float().mean().item())
-    own = slice(self.accelerator.process_index * n, (self.accelerator.process_index + 1) * n)
-    return A[own], valid[own]
+        self._logs["extra"][f"{process} advantage"].extend(advantage[:, k].tolist())
+        metrics[f"frac_reward_zero_std/{process}"].append(flat[k].item())
+        metrics[f"frac_reward_missing/{process}"].append(missing[k].item())
+    first = self.accelerator.process_index * n
+    return advantage[first:first + n], valid[first:first + n]
 
 @patch
-def _per_token(self: PAGRPOTrainer, out, A, valid):
+def _per_token(self: PAGRPOTrainer, out, advantage, valid):
     "What of TRL's batch is written over."
     on = out["completion_mask"]
     masks = _own(out["completion_ids"], on, self.pieces)
     if "tool_mask" in out: masks = masks & rearrange(out["tool_mask"] > 0, "b t -> b 1 t")
     mean = self.accelerator.reduce(masks.sum().float() / len(masks), "mean")
-    w = token_weights(masks, self.token_weights or "response", valid, mean)
-    found = dict(advantages=broadcast(A, w))
-    return found if self.token_weights is None else dict(found, tool_mask=w.sum(1) * self.max_completion_length)
+    weights = token_weights(masks, self.token_weights or "response", valid, mean)
+    found = dict(advantages=broadcast(advantage, weights))
+    if self.token_weights is None: return found
+    return dict(found, tool_mask=weights.sum(1) * self.max_completion_length)
