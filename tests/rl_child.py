@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from videop2r.cot import SHORT
-from videop2r.engine.learner import slices_of, train_rl
+from videop2r.engine.learner import train_rl
 from videop2r.engine.reading import to_prompts
 from videop2r.engine.runs import Team, weights_of
 from videop2r.judge import ORACLE
@@ -54,7 +54,7 @@ def grads(out):
     model = policy.model
     r = collect(policy, records[:5], prompts[:5], features[:5], ORACLE, 4, RECIPE, 48, generator=torch.Generator().manual_seed(1))
     for weights in ("process", "response", "batch"):
-        mine, s = [i for _, part in slices_of(list(range(5)), 1, team) for i in part], settings()
+        mine, s = team.share(list(range(5))), settings()
         part = take(r, mine)
         of = totals(team, part)
         part, params = assign(part, replace(RECIPE, weights=weights), of.mean_tokens), [p for p in model.parameters() if p.requires_grad]

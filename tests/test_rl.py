@@ -2,16 +2,15 @@
 import json, os, signal, socket, subprocess, sys, time
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 import pytest, torch
 from loopback import serve
 from rl_child import RECIPE, both, fresh, prepared, run, settings
 from videop2r.advantages import findings
 from videop2r.health import health
 from videop2r.judge import ORACLE, Judge, Verdict, chat_judge
-from videop2r.engine.learner import Learner, Loaded, is_best, slices_of, train_rl
+from videop2r.engine.learner import Learner, Loaded, is_best, train_rl
 from videop2r.engine.runs import weights_of
-from videop2r.loop import train as plain_train
+from videop2r.loop import seeded, train as plain_train
 from videop2r.model import Policy
 from videop2r.engine.remote import OpenAIChat
 from videop2r.recipe import RECIPES, Recipe
@@ -146,10 +145,23 @@ def test_a_run_on_two_processes_is_the_run_on_one(shares):
     one, two = (torch.load(f / "weights.pt") for f in shares)
     assert all((one[k] - two[k]).abs().max() < 1e-4 for k in one)
 
-def test_slices_go_round_and_none_is_lost():
-    for n, size, ranks in ((7, 1, 8), (7, 2, 2), (16, None, 3), (1, None, 2)):
-        parts = [part for k in range(ranks) for part in slices_of(list(range(n)), size, SimpleNamespace(size=ranks, share=lambda parts: parts[k::ranks]))]
-        assert [i for _, part in sorted(parts) for i in part] == list(range(n))
+def test_rollouts_depend_neither_on_slices_nor_on_ranks(given, model):
+    "All at once, slices of one and of two, and the share of each of two ranks."
+    for recipe in (RECIPE, replace(RECIPE, credit="grpo", shuffled=2)):
+        def drawn(indices, slices):
+            columns = [[column[i] for i in indices] for column in given[1:]]
+            seeds = [seeded(0, 3, record, i) for i, record in zip(indices, columns[0])]
+            return collect(model, *columns, ORACLE, 4, recipe, limit=48, slices=slices, generator=seeds)
+        whole = drawn(range(5), None)
+        for slices in (1, 2):
+            other = drawn(range(5), slices)
+            assert other.texts == whole.texts and torch.allclose(other.advantages, whole.advantages, atol=1e-5) and torch.allclose(other.old, whole.old, atol=1e-4)
+            assert not recipe.shuffled or torch.equal(other.extra, whole.extra)
+        for rank in (0, 1):
+            mine = list(range(5))[rank::2]
+            assert drawn(mine, None).texts == take(whole, mine).texts
+    first, again = (seeded(0, 3, given[1][0], place).initial_seed() for place in (0, 6))
+    assert first != again
 
 # ---- interruptions
 

@@ -154,8 +154,10 @@ def _scores(records, texts, n, how):
 # %% ../nbs/3_training/5_rollout.ipynb #833ebb71
 def _bonus(policy, records, prompts, texts, g, recipe, generator, how):
     "T-GRPO's reward of each response (b,)."
-    order = _order_of(generator)
-    mixed = [replace(p, visual=shuffled(p.visual, policy.family, order)) for p in prompts]
+    if isinstance(generator, list): orders = [_order_of(each) for each in generator]
+    else: orders = [_order_of(generator)] * len(prompts)
+    visuals = [shuffled(p.visual, policy.family, order) for p, order in zip(prompts, orders)]
+    mixed = [replace(p, visual=visual) for p, visual in zip(prompts, visuals)]
     seen = policy.see([p.visual for p in mixed])
     other = policy.sample(mixed, recipe.shuffled, features=seen, generator=generator, **how).texts
     in_order = _scores(records, texts, g, recipe.how)
@@ -202,7 +204,7 @@ def collect(
     limit: int = 64,            # most new tokens
     temperature: float = 1.,
     top_p: float = 1.,
-    generator=None,             # torch generator, or a list with one for each slice
+    generator=None,             # torch generator, or a list with one for each prompt
     reference: str = "reference", # adapter's name; 'base' for the bare base; None reads none
     slices: int = None,         # prompts sampled at once; all unless given
     workers: int = 0, patience: float = 600., # as in `Asking`
@@ -212,8 +214,8 @@ def collect(
     asking, parts, seconds = Asking(judge, workers, patience), [], dict(sampling=0., judge=0., reference=0.)
     how = dict(limit=limit, temperature=temperature, top_p=top_p)
     size = slices or len(prompts)
-    for j, start in enumerate(range(0, len(prompts), size)):
-        own = generator[j] if isinstance(generator, list) else generator
+    for start in range(0, len(prompts), size):
+        own = generator[start:start + size] if isinstance(generator, list) else generator
         part = [each[start:start + size] for each in (records, prompts, features)]
         with timed(seconds, "sampling"): parts.append(sample_slice(policy, *part, g, recipe, own, **how))
         for question in _questions(parts[-1]): asking.ask(*question)
