@@ -13,8 +13,9 @@ import torch
 from einops import rearrange
 from fastcore.basics import patch
 from tqdm.auto import tqdm
-from ..advantages import informative
+from ..advantages import findings, informative
 from ..cot import Prompt
+from .files import Journal
 from .reading import sift, to_prompts
 from .runs import Interrupted, RunFolder, Team, base_of, ctrl_c, digest
 from ..judge import Judge
@@ -96,6 +97,9 @@ def start(self: Learner, resume=False):
     self.drawn = self.rows[-1]["drawn"] if self.rows else 0
     self.stream = islice(order_of(len(self.data.records), self.settings.seed), self.drawn, None)
     self.folder.leave_out(self.data.bad)
+    if not self.folder.writes: return
+    said = Journal(self.folder.out / "findings.jsonl")
+    said.reset([row for row in said.rows if row["step"] < len(self.rows)])
 
 # %% ../../nbs/engine/learner.ipynb #d29a205a
 _CARD = """# A policy adapter of videop2r
@@ -213,6 +217,20 @@ def _update(self: Learner, step, part, of):
     self.optimizer.zero_grad(set_to_none=True)
     return metrics, fault
 
+# %% ../../nbs/engine/learner.ipynb #d8241f39
+def _named(rollout):
+    "Findings of a rollout, by record."
+    if rollout is None: return []
+    found = findings(rollout.credited, rollout.masks, rollout.g)
+    named = [(rollout.records[each.group].problem_id, each) for each in found]
+    return [f"record {name!r}{', ' * bool(each.process)}{each.process}: {each.what}" for name, each in named]
+
+@patch
+def say(self: Learner, step, rollout):
+    "Write down the findings of a step."
+    said = self.team.gather(_named(rollout))
+    if said and self.folder.writes: Journal(self.folder.out / "findings.jsonl").add(dict(step=step, findings=said))
+
 # %% ../../nbs/engine/learner.ipynb #acc7ecd4
 @patch
 def step(self: Learner, step: int):  # (row, Rollout: this machine's part, None where it has none)
@@ -229,6 +247,7 @@ def step(self: Learner, step: int):  # (row, Rollout: this machine's part, None 
     row = dict(step=step, **told, **metrics, **{f"seconds_{name}": each for name, each in spent.items()})
     row.update(drawn=self.drawn, dropped=part.dropped, quarantined=len(self.folder.bad))
     if fault: row["skipped"] = fault
+    self.say(step, part.rollout)
     self.folder.add(row)
     self.whole = True
     return row, part.rollout
