@@ -28,6 +28,7 @@ from ..rewards import PROCESSES, Bounds
 from ..scoring import look_up
 from ..sft import SFT
 from ..tokens import Coder, Example, encode
+from .keyframes import sampler_of
 from ..video import uniform
 
 # %% ../../nbs/tools/launch.ipynb #594a1242
@@ -425,6 +426,12 @@ def _records(given):
     files = isinstance(given, (str, Path)) or (given and isinstance(given[0], (str, Path)))
     return list(read_records(given)) if files else list(given)
 
+# %% ../../nbs/tools/launch.ipynb #227c69a3
+def _sampler(given, policy, preset, model):
+    "A sampler, or that of a word; `question` asks the policy's own base."
+    if not isinstance(given, str): return given
+    return sampler_of(given, policy, preset.prompt, name=fingerprint(model))
+
 # %% ../../nbs/tools/launch.ipynb #dfa2d8b3
 def run_rl(
     records,                # files of records, or Records
@@ -439,6 +446,7 @@ def run_rl(
     quiet: bool = False,
     hook=None,              # called with (step, row, Rollout)
     chat: dict = {},        # settings of a judge behind a server, as in `Chat`
+    reading: dict = {},     # cache, seconds and sampler (or its word) of the `Reader` of a folder
     **changes,              # fields of `RL` or `Preset`
 ) -> Result:
     "Reinforcement learning from files; `ValueError` for settings or folders that do not fit."
@@ -446,8 +454,9 @@ def run_rl(
     if resume: must_hold(out)
     policy, settings = open_policy(model, adapter, chosen)
     judge, workers = _judge(judge, policy, settings.workers, chat)
-    how = dict(prompt=chosen.prompt, frames=chosen.frames, pixels=chosen.pixels)
-    data = Media(_records(records), media, policy, settings.recipe.how, **how)
+    reading = dict(reading, sampler=_sampler(reading.get("sampler", uniform), policy, chosen, model))
+    reader = reader_of(media, frames=chosen.frames, pixels=chosen.pixels, **reading)
+    data = Media(_records(records), reader, policy, settings.recipe.how, chosen.prompt)
     learner = Learner(policy, data, judge, replace(settings, workers=workers), out)
     learner.run(resume, quiet, hook=hook)
     return Result(out, learner.rows, learner.folder.bad, learner.team.main)
