@@ -1,10 +1,10 @@
-"The viewer of explore works in JupyterLab: run all cells, move the slider, switch a layer off."
+"The viewer of a group works in JupyterLab: run all cells, move the slider, switch a layer off."
 import os, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK = ROOT/'nbs'/'tools'/'explore.ipynb'
+NOTEBOOK = ROOT/'nbs'/'1_method'/'8_show.ipynb'
 selenium = pytest.importorskip('selenium', reason='selenium is not installed')
 pytest.importorskip('jupyterlab', reason='JupyterLab is not installed')
 CHROME, DRIVER = (next(filter(None, map(shutil.which, names)), None) for names in (('chromium', 'chromium-browser', 'google-chrome'), ('chromedriver',)))
@@ -70,14 +70,14 @@ def test_slider_moves_over_the_group(lab, browser):
     box = live(browser)[-1]
     wait.until(lambda d: 'Rollout 1 of 4' in box.text)
     browser.execute_script('arguments[0].scrollIntoView({block: "start"})', box)
-    shot(browser, 'explore_1')
+    shot(browser, 'show_1')
 
     handle = box.find_element(By.CSS_SELECTOR, '.noUi-handle')
     handle.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     wait.until(lambda d: 'Rollout 3 of 4' in box.text)
     colours = [t.value_of_css_property('background-color') for t in box.find_elements(By.CSS_SELECTOR, 'span[title^="perception"], span[title^="reasoning"]')]
     assert len(set(colours)) == 2, 'one shade per process'
-    shot(browser, 'explore_3')
+    shot(browser, 'show_3')
 
     assert box.find_elements(By.CSS_SELECTOR, '[aria-label="masks"]')
     next(b for b in box.find_elements(By.CSS_SELECTOR, '.widget-checkbox') if 'masks' in b.text).find_element(By.TAG_NAME, 'input').click()

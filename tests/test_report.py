@@ -4,7 +4,8 @@ from html.parser import HTMLParser
 import pytest
 from invented import invented_run
 from videop2r.tools.page import Chart, smooth
-from videop2r.tools.report import SECTIONS, group_html, headline, load_report, render_report, write_report
+from videop2r.show import rollout_html
+from videop2r.tools.report import SECTIONS, headline, load_report, render_report, write_report
 
 EVIL = '<script>alert(1)</script><img src=x onerror=alert(1)>"\'&'
 VOID = {'meta', 'img', 'br', 'hr', 'path', 'rect', 'use'}
@@ -126,7 +127,7 @@ def test_missing_verdict_is_grey_not_zero():
     report = small()
     rollout = report['example']['rollouts'][0]
     rollout['advantages'] = [math.nan] * len(rollout['tokens'])
-    html = group_html(report['example'], 0)
+    html = rollout_html(report['example'], 0)
     assert html.count(', no number"') == len(rollout['tokens']) and '+0.00' not in html
 
 
