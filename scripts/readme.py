@@ -15,7 +15,8 @@ def output(o, name, pictures):
     data = o.get("data", {})
     if "image/png" in data:
         pictures[path := f"nbs/images/{name}.png"] = base64.b64decode("".join(data["image/png"]))
-        return f"![output]({path})"
+        alt = o.get("metadata", {}).get("image/png", {}).get("alt", "output")
+        return f"![{alt}]({path})"
     if "text/markdown" in data: return "".join(data["text/markdown"])
     text = "".join(data.get("text/plain", o.get("text", ""))).rstrip()
     return f"```text\n{text}\n```" if text else ""
