@@ -175,7 +175,7 @@ def subset(
     n: int,         # records to keep
     out,            # folder for records.json.gz, media.txt and manifest.json
     seed: int = 0,
-    form: str = "same", # a key of `FORMS`
+    form: str = "same", # as in `to_form`
     on_bad=None,    # called with each `RecordError`
 ) -> Subset:
     "A random part with the set's mix of types, media and sources; `ValueError` when the set has fewer than `n`."
@@ -196,7 +196,7 @@ def subset(
 def convert(
     path,                  # files, as in `parts_of`
     out,                   # .jsonl, .json or either with .gz
-    form: str = "ours",    # a key of `FORMS`
+    form: str = "ours",    # as in `to_form`
     part: int = 0,         # records a part; 0: one file
     drop: bool = False,    # let fields go that the form does not have
     on_bad=None,           # called with each `RecordError`; None: raise it
