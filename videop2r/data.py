@@ -192,7 +192,7 @@ _CHECKS = ( # field, its fault, what to say of it, what to do
 
 @patch
 def validate(self: Record, where: str = ""): # where it was read, for messages
-    "The record itself; `RecordError` for the first check that fails, with the field and the remedy."
+    "The record itself; `RecordError` for the first check that fails, with field and remedy."
     for key, faulty, what, remedy in _CHECKS:
         if not faulty(self): continue
         name = f"record {self.problem_id!r}" if self.problem_id else "record"
@@ -246,7 +246,8 @@ def _video_r1(record):
     mapping = {name: getattr(record, name) for name in VIDEO_R1}
     if record.process: mapping["process"] = record.process
     mapping |= record.extra
-    return mapping if record.solution else mapping | dict(solution=f"<answer>{record.answer}</answer>")
+    if not record.solution: mapping["solution"] = f"<answer>{record.answer}</answer>"
+    return mapping
 
 # %% ../nbs/1_method/1_data.ipynb #e19ddc8c
 def _as_read(record):
@@ -280,7 +281,7 @@ def to_form(
     form: str = "ours",  # ours, official, strings, video-r1 or same
     drop: bool = False,  # let fields go that the form does not have
 ) -> dict:
-    "A record as a mapping in one of the forms; `RecordError` for a filled field that would be lost."
+    "A record in one of the forms; `RecordError` for a filled field that would be lost."
     if form not in _FORMS: raise ValueError(f"form {form!r}: use one of {', '.join(_FORMS)}")
     mapping = _FORMS[form](record)
     lost = [] if drop or form == "same" else _lost(record, mapping)
@@ -319,7 +320,7 @@ def write_records(
     form: str = "ours",  # as in `to_form`
     drop: bool = False,  # let fields go that the form does not have
 ) -> int:                # how many were written
-    "Write records; `RecordError` for a value that JSON or the form has no place for, and then no file."
+    "Write records; `RecordError`, and no file, for a value that JSON or the form has no place for."
     return _write((_line(record, form, drop) for record in records), Path(path))
 
 def write_jsonl(records, path) -> int: # how many were written
@@ -352,7 +353,7 @@ def resolve(
     path: str,  # as the record gives it
     root,       # the media folder
 ) -> Path:
-    "The file's place under the media folder, there or not; `RecordError` for a path that leads out."
+    "The file's place in the media folder, there or not; `RecordError` for a path that leads out."
     def refuse(what, remedy): _fail("record", "path", f"is {str(path)!r}{what}", remedy)
     if not str(path).strip() or "\0" in str(path):
         refuse("", "give the medium's path, relative to the media folder")
