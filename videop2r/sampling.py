@@ -30,7 +30,7 @@ def _at(p, chance):
     "The token of each row (n,) at which the running sum of its probabilities (n, v) passes its chance (n,)."
     reached = p.double().cumsum(-1)
     goal = chance.to(reached)[:, None] * reached[:, -1:]
-    return torch.searchsorted(reached, goal, right=True)[:, 0]
+    return torch.searchsorted(reached, goal, right=True)[:, 0].clamp(max=p.shape[-1] - 1)
 
 def draw_token(
     z,                    # (n, v) logits
@@ -104,7 +104,7 @@ def sample(
     features: list = None,     # visual tokens of each prompt, where they are at hand
     generator=None,            # torch generator, or a list with one for each prompt; None uses the global one
 ) -> Samples:
-    "Sample `g` responses to each prompt, the prompt run once."
+    "`g` responses to each prompt, the prompt run once; `RuntimeError` where probabilities are NaN."
     ban = torch.tensor(self.coder.forbidden(self.head.out_features), device=self.device)
     own = isinstance(generator, (list, tuple))
     chances = _chances(generator, g, limit, len(prompts)) if own else None
@@ -115,7 +115,10 @@ def sample(
         return draw_token(z, temperature, top_p, chance=chances[rows.to(chances.device), step])
 
     shared = prefill(self, collate(self.coder, prompts).to(self.device), features)
-    return _as_samples(*decode(self, shared, g, limit, pick), self.coder)
+    ids, logprobs = decode(self, shared, g, limit, pick)
+    if logprobs.isnan().any():
+        raise RuntimeError("the probability tensor holds NaN: so do weights or inputs")
+    return _as_samples(ids, logprobs, self.coder)
 
 # %% ../nbs/2_seeing/7_sampling.ipynb #c1cfed9e
 @patch
