@@ -94,6 +94,28 @@ def test_rollouts_are_cut_and_joined_by_groups(given, model):
     assert again.texts == r.texts and torch.equal(again.advantages, r.advantages) and again.records == r.records
     assert take(r, [2]).texts == r.texts[8:]
 
+def test_the_step_in_one_cell_is_the_step_of_the_loop(given, model):
+    "The lesson's own cell, run as it stands, has the gradient of `collect` and `backward` for the same luck."
+    coder, records, prompts, features = given
+    cells = json.loads((CHILD.parent.parent / "nbs/3_training/5_rollout.ipynb").read_text())["cells"]
+    source, = ["".join(c["source"]) for c in cells if "sample_plainly(policy" in "".join(c["source"])]
+    assert len(source.splitlines()) <= 40
+    names = {}
+    for c in cells:
+        lines = "".join(c["source"])
+        if c["cell_type"] == "code" and "\nimport " in "\n" + lines: exec(lines, names)
+        if "sample_plainly(policy" in lines: break
+    names.update(policy=model, record=records[0], prompt=prompts[0])
+    exec(source, names)
+    one, other = names["gradient"], fresh()
+    how = dict(limit=56, generator=[torch.Generator().manual_seed(3)], reference=None)
+    whole = collect(other, records[:1], prompts[:1], features[:1], ORACLE, 4, names["recipe"], **how)
+    assert whole.texts == [coder.text(row) for row in names["rows"]]
+    backward(other, prompts[:1], features[:1], whole, settings(recipe=names["recipe"], beta=0., temperature=1.))
+    got = [p.grad for p in other.model.parameters() if p.grad is not None]
+    size = sum(x.norm() for x in one)
+    assert size > 0 and len(one) == len(got) and sum((x - y).norm() for x, y in zip(one, got)) < 1e-4 * size
+
 # ---- judges
 
 def test_verdicts_do_not_depend_on_threads(given, model):

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from .advantages import ADVANTAGES, broadcast, credit, normalise, token_weights, zero_variance
+from .advantages import ADVANTAGES, broadcast, credit, normalise, token_weights
+from .advantages import zero_variance
 from .cot import parse
 from .engine.asking import Asking
 from .engine.shared import group_logprobs
@@ -58,14 +59,17 @@ def _masks(rows, width, coder, recipe):
     return settle(masks, recipe.owner)
 
 @torch.no_grad()
-def sample_slice(policy: Policy, records, prompts, features, g: int, recipe: Recipe, generator, **how) -> Rollout:
+def sample_slice(
+    policy: Policy, records, prompts, features, g: int, recipe: Recipe, generator, **how
+) -> Rollout:
     "Responses to some prompts, and their masks; `how` as in `Policy.sample`."
     found = policy.sample(prompts, g, features=features, generator=generator, **how)
     extra = None
     if recipe.shuffled:
         extra = _bonus(policy, records, prompts, found.texts, g, recipe, generator, how)
     masks = _masks(found.rows(), found.ids.shape[1], policy.coder, recipe)
-    return Rollout(records, g, found.ids, found.mask, masks, found.logprobs, found.texts, found.truncated, extra)
+    kept = (found.ids, found.mask, masks, found.logprobs, found.texts, found.truncated)
+    return Rollout(records, g, *kept, extra)
 
 # %% ../nbs/3_training/5_rollout.ipynb #09e1a5f6
 def _owners(rollout): return [record for record in rollout.records for _ in range(rollout.g)]
@@ -73,11 +77,12 @@ def _owners(rollout): return [record for record in rollout.records for _ in rang
 def assess(rollout: Rollout, recipe: Recipe) -> RewardTable:
     "Rewards of judged responses; `RecordError` where a record's truth cannot be read."
     traces = [parse(text) for text in rollout.texts]
-    scores = [score_record(record, trace.answer, recipe.how) for record, trace in zip(_owners(rollout), traces)]
+    pairs = zip(_owners(rollout), traces)
+    scores = [score_record(record, trace.answer, recipe.how) for record, trace in pairs]
     verdicts = [verdict.value if verdict else 0. for verdict in rollout.verdicts]
     unknown = float("nan") if recipe.missing is None else recipe.missing
-    lengths = rollout.masks.sum(-1)
-    return rewards(traces, verdicts, scores, lengths, recipe.bounds, recipe.form, unknown, rollout.extra, rollout.g)
+    rule = (recipe.bounds, recipe.form, unknown, rollout.extra, rollout.g)
+    return rewards(traces, verdicts, scores, rollout.masks.sum(-1), *rule)
 
 # %% ../nbs/3_training/5_rollout.ipynb #f7179469
 def assign(
@@ -91,9 +96,12 @@ def assign(
     both = normalise(credited, **ADVANTAGES[recipe.advantage])
     advantage, valid = (rearrange(x, "p g s -> (p g) s") for x in both)
     if recipe.overlong == "mask": valid = valid & ~rollout.truncated.cpu()[:, None]
-    weights, device = token_weights(rollout.masks, recipe.weights, valid, mean_tokens), rollout.ids.device
-    made = dict(advantages=broadcast(advantage, weights).to(device), weights=weights.sum(1).to(device))
-    made.update(flat=zero_variance(credited), credited=rearrange(credited, "p g s -> (p g) s"))
+    weights = token_weights(rollout.masks, recipe.weights, valid, mean_tokens)
+    device = rollout.ids.device
+    made = dict(advantages=broadcast(advantage, weights).to(device))
+    made["weights"] = weights.sum(1).to(device)
+    made["flat"] = zero_variance(credited)
+    made["credited"] = rearrange(credited, "p g s -> (p g) s")
     return replace(rollout, advantage=advantage, **made)
 
 # %% ../nbs/3_training/5_rollout.ipynb #5a0b8432
@@ -101,18 +109,22 @@ def _stack(parts):
     "Rows of several tensors; their last axis is padded where lengths differ."
     if parts[0] is None: return None
     if isinstance(parts[0], RewardTable):
-        return RewardTable(*[_stack([getattr(p, f.name) for p in parts]) for f in fields(RewardTable)])
+        columns = [[getattr(part, f.name) for part in parts] for f in fields(RewardTable)]
+        return RewardTable(*map(_stack, columns))
     if isinstance(parts[0], list): return [x for part in parts for x in part]
+    if parts[0].ndim == 1: return torch.cat(parts)
     t = max(part.shape[-1] for part in parts)
-    return torch.cat([F.pad(part, (0, t - part.shape[-1])) if part.ndim > 1 else part for part in parts])
+    return torch.cat([F.pad(part, (0, t - part.shape[-1])) for part in parts])
 
 def join(rollouts: list) -> Rollout:
     "Several rollouts as one; seconds add up."
     names = [f.name for f in fields(Rollout) if f.name not in ("g", "seconds")]
     whole = {name: _stack([getattr(rollout, name) for rollout in rollouts]) for name in names}
-    seconds = {k: sum(rollout.seconds.get(k, 0.) for rollout in rollouts) for k in rollouts[0].seconds}
+    def spent(name): return sum(rollout.seconds.get(name, 0.) for rollout in rollouts)
+    seconds = {name: spent(name) for name in rollouts[0].seconds}
     return Rollout(**whole, g=rollouts[0].g, seconds=seconds)
 
+# %% ../nbs/3_training/5_rollout.ipynb #de082bac
 def _pick(value, groups, g):
     if value is None: return None
     if isinstance(value, RewardTable):
@@ -120,7 +132,6 @@ def _pick(value, groups, g):
     rows = [i * g + j for i in groups for j in range(g)]
     return [value[i] for i in rows] if isinstance(value, list) else value[rows]
 
-# %% ../nbs/3_training/5_rollout.ipynb #1a26b51e
 def take(rollout: Rollout, groups: list) -> Rollout:
     "Some groups of a rollout."
     records = [rollout.records[i] for i in groups]
@@ -139,6 +150,7 @@ def shuffled(visual, family, generator=None):
     patches = rearrange(frames[order], "(t p) n c q -> (t n) (c p q)", p=family.temporal)
     return replace(visual, patches=patches)
 
+# %% ../nbs/3_training/5_rollout.ipynb #94bb0689
 def _order_of(generator):
     "A generator of its own for the order of frames."
     device = generator.device if generator else "cpu"
@@ -151,7 +163,6 @@ def _scores(records, texts, n, how):
     found = [score_record(record, parse(text).answer, how) for record, text in zip(owners, texts)]
     return torch.tensor(found).reshape(-1, n)
 
-# %% ../nbs/3_training/5_rollout.ipynb #833ebb71
 def _bonus(policy, records, prompts, texts, g, recipe, generator, how):
     "T-GRPO's reward of each response (b,)."
     if isinstance(generator, list): orders = [_order_of(each) for each in generator]
@@ -184,8 +195,9 @@ def read_reference(
 ):                      # (b, t)
     "Log-probabilities of a rollout's responses under the reference."
     batch = collate(policy.coder, prompts).to(rollout.ids.device)
+    given = (batch, rollout.ids, rollout.mask, rollout.g, features)
     with policy.using(None if reference == "base" else reference):
-        return group_logprobs(policy, batch, rollout.ids, rollout.mask, rollout.g, features, temperature=temperature)
+        return group_logprobs(policy, *given, temperature=temperature)
 
 # %% ../nbs/3_training/5_rollout.ipynb #ade72b0b
 def _questions(rollout):
@@ -210,14 +222,18 @@ def collect(
     workers: int = 0, patience: float = 600., # as in `Asking`
 ) -> Rollout:
     "Sample, judge, credit, and read the reference; `ValueError` for a group of one."
-    if g < 2: raise ValueError(f"a group of {g} response has nothing to compare its reward with: set g to at least 2")
-    asking, parts, seconds = Asking(judge, workers, patience), [], dict(sampling=0., judge=0., reference=0.)
+    if g < 2:
+        what = f"a group of {g} response has nothing to compare its reward with"
+        raise ValueError(f"{what}: set g to at least 2")
+    asking, parts = Asking(judge, workers, patience), []
+    seconds = dict(sampling=0., judge=0., reference=0.)
     how = dict(limit=limit, temperature=temperature, top_p=top_p)
     size = slices or len(prompts)
     for start in range(0, len(prompts), size):
         own = generator[start:start + size] if isinstance(generator, list) else generator
         part = [each[start:start + size] for each in (records, prompts, features)]
-        with timed(seconds, "sampling"): parts.append(sample_slice(policy, *part, g, recipe, own, **how))
+        with timed(seconds, "sampling"):
+            parts.append(sample_slice(policy, *part, g, recipe, own, **how))
         for question in _questions(parts[-1]): asking.ask(*question)
     rollout = join(parts)
     if reference is not None:
@@ -230,7 +246,8 @@ def collect(
 # %% ../nbs/3_training/5_rollout.ipynb #24ee19e9
 def _reward_dict(table, i):
     parts = ("accuracy", "format", "length")
-    return {process: {part: getattr(table, part)[i, k].item() for part in parts} for k, process in enumerate(PROCESSES)}
+    def column(k): return {part: getattr(table, part)[i, k].item() for part in parts}
+    return {process: column(k) for k, process in enumerate(PROCESSES)}
 
 def _rollout_dict(rollout, coder, i):
     n = int(rollout.mask[i].sum())
@@ -239,12 +256,15 @@ def _rollout_dict(rollout, coder, i):
     segments = [2 if p and r else 0 if p else 1 for p, r in owned]
     names = coder.tokenizer.convert_ids_to_tokens(ids)
     tokens = [coder.text([token]) or name for token, name in zip(ids, names)]
-    return dict(
-        text=rollout.texts[i], tokens=tokens, segments=segments, rewards=_reward_dict(rollout.table, i),
-        advantages=rollout.advantages[i, :n].tolist(), advantage=dict(zip(PROCESSES, rollout.advantage[i].tolist())))
+    told = dict(text=rollout.texts[i], tokens=tokens, segments=segments)
+    told["rewards"] = _reward_dict(rollout.table, i)
+    told["advantages"] = rollout.advantages[i, :n].tolist()
+    told["advantage"] = dict(zip(PROCESSES, rollout.advantage[i].tolist()))
+    return told
 
 def example(rollout: Rollout, coder: Coder, p: int = 0) -> dict:
     "Group `p` as plain lists: tokens, segments, rewards, advantages."
     record, rows = rollout.records[p], range(p * rollout.g, (p + 1) * rollout.g)
     rollouts = [_rollout_dict(rollout, coder, i) for i in rows]
-    return dict(problem=record.problem, options=record.options, truth=record.truth, rollouts=rollouts)
+    asked = dict(problem=record.problem, options=record.options, truth=record.truth)
+    return dict(asked, rollouts=rollouts)
