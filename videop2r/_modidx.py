@@ -1424,6 +1424,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'videop2r.update.NotFinite': ('3_training/update.html#notfinite', 'videop2r/update.py'),
                                  'videop2r.update.Totals': ('3_training/update.html#totals', 'videop2r/update.py'),
                                  'videop2r.update._check_finite': ('3_training/update.html#_check_finite', 'videop2r/update.py'),
+                                 'videop2r.update._judged': ('3_training/update.html#_judged', 'videop2r/update.py'),
                                  'videop2r.update._per_process': ('3_training/update.html#_per_process', 'videop2r/update.py'),
                                  'videop2r.update._process_row': ('3_training/update.html#_process_row', 'videop2r/update.py'),
                                  'videop2r.update._spread': ('3_training/update.html#_spread', 'videop2r/update.py'),

@@ -29,7 +29,6 @@ def seeded(seed: int, step: int, record, place: int, device="cpu") -> torch.Gene
 # %% ../nbs/3_training/7_loop.ipynb #890aefdc
 STEP = ("g", "recipe", "limit", "temperature", "top_p") # settings that `collect` takes
 
-# %% ../nbs/3_training/7_loop.ipynb #f62d3e64
 def train(
     policy: Policy,             # with a trainable adapter, which is active, and the reference
     records, prompts, features, # Records, their Examples, and the visual tokens of each
@@ -46,13 +45,15 @@ def train(
         turn = [next(stream) for _ in range(settings.prompts)]
         given = [[each[i] for i in turn] for each in (records, prompts, features)]
         places = enumerate(given[0], step * settings.prompts)
-        seeds = [seeded(settings.seed, step, record, place, policy.device) for place, record in places]
+        def own(place, record): return seeded(settings.seed, step, record, place, policy.device)
         how = {name: getattr(settings, name) for name in STEP}
-        rollout = collect(policy, *given, judge, generator=seeds, reference=reference, **how)
+        how.update(generator=[own(*each) for each in places], reference=reference)
+        rollout = collect(policy, *given, judge, **how)
 
         metrics = backward(policy, *given[1:], rollout, settings)
         metrics["grad_norm"] = torch.nn.utils.clip_grad_norm_(params, settings.max_norm).item()
-        for group in optimizer.param_groups: group["lr"] = settings.lr * min(1., (step + 1) / settings.warmup)
+        rate = settings.lr * min(1., (step + 1) / settings.warmup)
+        for group in optimizer.param_groups: group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
         rows.append(dict(step=step, **describe(rollout), **metrics))

@@ -31,7 +31,10 @@ class Totals:
     own: list           # tokens of each process
     mean_tokens: float  # a response's, a token of both processes counted twice
 
-def totals(team: Team, rollout: Rollout) -> Totals: # rollout: this machine's part; None where it has none
+def totals(
+    team: Team,
+    rollout: Rollout,   # this machine's part; None where it has none
+) -> Totals:
     "Count a step over all machines."
     counts = [0.] * 4
     if rollout is not None:
@@ -44,9 +47,13 @@ def totals(team: Team, rollout: Rollout) -> Totals: # rollout: this machine's pa
 # %% ../nbs/3_training/6_update.ipynb #6f10cee2
 def _per_process(values, own, of):
     "Means of (n, t) values over each process's tokens, under their names."
-    names = [(k, i, process) for k in values for i, process in enumerate(PROCESSES)]
-    return {f"{k}_{process}": (values[k] * own[:, i]).sum().item() / of.own[i] for k, i, process in names}
+    means = {}
+    for name, value in values.items():
+        for i, process in enumerate(PROCESSES):
+            means[f"{name}_{process}"] = (value * own[:, i]).sum().item() / of.own[i]
+    return means
 
+# %% ../nbs/3_training/6_update.ipynb #9bdbeecf
 def _check_finite(logprobs, weights, rows, rollout):
     bad = ((weights > 0) & ~logprobs.detach().isfinite()).any(1)
     if not bad.any(): return
@@ -54,7 +61,6 @@ def _check_finite(logprobs, weights, rows, rollout):
     remedy = "lower the learning rate, or look at that record's medium"
     raise NotFinite(f"log-probabilities of a response to record {name!r} are not finite; {remedy}")
 
-# %% ../nbs/3_training/6_update.ipynb #9bdbeecf
 def part_loss(policy: Policy, rollout: Rollout, settings: RL, states, rows, t: int, of: Totals):
     "Loss of some rows' first `t` tokens from their hidden states, and what to write down of them."
     def cut(values): return None if values is None else values[rows, ..., :t]
@@ -62,9 +68,9 @@ def part_loss(policy: Policy, rollout: Rollout, settings: RL, states, rows, t: i
     advantages, weights = cut(rollout.advantages), cut(rollout.weights)
     logprobs, entropy = policy.token_logprobs(states, cut(rollout.ids), mask, settings.temperature)
     _check_finite(logprobs, weights, rows, rollout)
-    beta = settings.beta if ref is not None else 0.
     rule = dict(clip=settings.clip, clip_high=settings.clip_high, kl=settings.kl)
-    loss, means = policy_loss(logprobs, old, ref, advantages, weights, beta=beta, denominator=of.responses, **rule)
+    whole = dict(rule, beta=settings.beta if ref is not None else 0., denominator=of.responses)
+    loss, means = policy_loss(logprobs, old, ref, advantages, weights, **whole)
     terms = token_terms(logprobs.detach(), old, ref, advantages, mask, **rule)
     values = dict(kl=terms["kl"], entropy=entropy, clip_share=terms["clipped"])
     own = rollout.masks[rows.cpu(), :, :t].to(states.device)
@@ -77,7 +83,8 @@ def part_loss(policy: Policy, rollout: Rollout, settings: RL, states, rows, t: i
 def added(parts: list) -> dict:
     "Metrics of several parts, summed by name."
     whole = {}
-    for part in parts: whole.update({name: whole.get(name, 0.) + value for name, value in part.items()})
+    for part in parts:
+        for name, value in part.items(): whole[name] = whole.get(name, 0.) + value
     return whole
 
 # %% ../nbs/3_training/6_update.ipynb #ffddb785
@@ -94,13 +101,21 @@ def backward(
         end = min(start + settings.micro, len(prompts))
         part = slice(start * rollout.g, end * rollout.g)
         def loss(states, rows, t):
-            value, told = part_loss(policy, rollout, settings, states, rows + start * rollout.g, t, of)
+            where = rows + start * rollout.g
+            value, told = part_loss(policy, rollout, settings, states, where, t, of)
             parts.append(told)
             return value
         batch = collate(policy.coder, prompts[start:end]).to(rollout.ids.device)
         given = (rollout.ids[part], rollout.mask[part], rollout.g, loss, features[start:end])
         group_backward(policy, batch, *given, settings.rows, settings.recompute)
     return added(parts)
+
+# %% ../nbs/3_training/6_update.ipynb #d45b8ba9
+def _spread(rewards):
+    "Unbiased deviation of known rewards, (p, g, k) -> (p, k)."
+    known = (~rewards.isnan()).sum(1)
+    squares = (rewards - rewards.nanmean(1, keepdim=True)).square().nansum(1)
+    return (squares / (known - 1).clamp(min=1)).sqrt()
 
 # %% ../nbs/3_training/6_update.ipynb #58074ac8
 @dataclass
@@ -120,38 +135,41 @@ class Facts:
     flat: torch.Tensor       # (p, s) all credited rewards are equal
     spread: torch.Tensor     # (p, k) deviation of the rewards
 
-# %% ../nbs/3_training/6_update.ipynb #d45b8ba9
-def _spread(rewards):
-    "Unbiased deviation of known rewards, (p, g, k) -> (p, k)."
-    known = (~rewards.isnan()).sum(1)
-    squares = (rewards - rewards.nanmean(1, keepdim=True)).square().nansum(1)
-    return (squares / (known - 1).clamp(min=1)).sqrt()
-
 # %% ../nbs/3_training/6_update.ipynb #aa115320
+def _judged(verdicts):
+    "Facts about the judge."
+    asked = [verdict is not None for verdict in verdicts]
+    missing = [verdict is not None and verdict.yes is None for verdict in verdicts]
+    cost = [verdict.cost if verdict else 0. for verdict in verdicts]
+    return dict(
+        asked=torch.tensor(asked).float(), missing=torch.tensor(missing).float(), cost=torch.tensor(cost))
+
 def facts_of(rollout: Rollout) -> Facts:
     "The facts of a machine's part of a step."
-    own, total = rollout.masks & ~rollout.masks.flip(1), rollout.table.total()
-    asked = [verdict is not None for verdict in rollout.verdicts]
-    missing = [verdict is not None and verdict.yes is None for verdict in rollout.verdicts]
-    cost = [verdict.cost if verdict else 0. for verdict in rollout.verdicts]
+    own, table = rollout.masks & ~rollout.masks.flip(1), rollout.table
+    total = table.total()
     return Facts(
-        rollout.table.accuracy, rollout.table.format, rollout.table.length, total,
+        table.accuracy, table.format, table.length, total, **_judged(rollout.verdicts),
         tokens=rollout.masks.sum(-1).float(), response=rollout.mask.sum(1).float().cpu(),
         spans=own.any(-1).all(1).float(), truncated=rollout.truncated.float().cpu(),
-        asked=torch.tensor(asked).float(), missing=torch.tensor(missing).float(), cost=torch.tensor(cost),
-        flat=rollout.flat.float(), spread=_spread(rearrange(total, "(p g) k -> p g k", g=rollout.g)))
+        flat=rollout.flat.float(),
+        spread=_spread(rearrange(total, "(p g) k -> p g k", g=rollout.g)))
 
+# %% ../nbs/3_training/6_update.ipynb #563f0358
 @patch(cls_method=True)
 def join(cls: Facts, parts: list):
     "Facts of several machines as one."
-    return cls(*[torch.cat([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__])
+    columns = {name: [getattr(part, name) for part in parts] for name in cls.__dataclass_fields__}
+    return cls(**{name: torch.cat(column) for name, column in columns.items()})
 
 # %% ../nbs/3_training/6_update.ipynb #979fae33
 def _process_row(facts, k, process):
-    means = {part: getattr(facts, part)[:, k].nanmean().item() for part in ("accuracy", "format", "length", "reward")}
+    names = ("accuracy", "format", "length", "reward")
+    means = {name: getattr(facts, name)[:, k].nanmean().item() for name in names}
     means["tokens"] = facts.tokens[:, k].mean().item()
     means["coverage"] = (facts.tokens[:, k].sum() / facts.response.sum().clamp(min=1)).item()
-    means["reward_std"], means["zero_variance"] = facts.spread[:, k].mean().item(), facts.flat[:, k].mean().item()
+    means["reward_std"] = facts.spread[:, k].mean().item()
+    means["zero_variance"] = facts.flat[:, k].mean().item()
     return {f"{name}_{process}": value for name, value in means.items()}
 
 @patch
@@ -159,10 +177,10 @@ def row(self: Facts) -> dict:
     "Metrics of a step's rollouts, per process."
     whole = {}
     for k, process in enumerate(PROCESSES): whole.update(_process_row(self, k, process))
-    return dict(
-        whole, two_spans=self.spans.mean().item(), truncated=self.truncated.mean().item(),
-        asked=int(self.asked.sum()), missing_verdicts=int(self.missing.sum()), dollars=self.cost.sum().item(),
-        groups=len(self.flat), empty=int((self.response == 0).sum()))
+    whole.update(two_spans=self.spans.mean().item(), truncated=self.truncated.mean().item())
+    whole.update(asked=int(self.asked.sum()), missing_verdicts=int(self.missing.sum()))
+    whole.update(dollars=self.cost.sum().item(), groups=len(self.flat))
+    return dict(whole, empty=int((self.response == 0).sum()))
 
 def describe(rollout: Rollout) -> dict:
     "Metrics of a step's rollouts, per process."
