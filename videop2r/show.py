@@ -98,8 +98,9 @@ def _figure(x, sign=""):
 
 def _row(cells, tag="td"):
     side = ["left"] + ["right"] * (len(cells) - 1)
-    line = "".join(f'<{tag} style="text-align:{s};padding:3px 16px 3px 0;background:none">{c}</{tag}>'
-                   for s, c in zip(side, cells))
+    look = "padding:3px 16px 3px 0;background:none"
+    line = "".join(f'<{tag} style="text-align:{at};{look}">{cell}</{tag}>'
+                   for at, cell in zip(side, cells))
     return f'<tr style="background:none">{line}</tr>'
 
 def _reward_table(rollout):
@@ -164,7 +165,8 @@ def _question(example):
     options = "  ".join(map(str, example.get("options") or []))
     truth = escape(str(example.get("truth") or "–"))
     problem = escape(str(example.get("problem") or ""))
-    return f"<div>{image}<p><b>{problem}</b> {escape(options)}<br>True answer: <b>{truth}</b></p></div>"
+    asked = f"<p><b>{problem}</b> {escape(options)}<br>True answer: <b>{truth}</b></p>"
+    return f"<div>{image}{asked}</div>"
 
 def _head(example): return _question(example) + paint.legend_html(_OWNERS, values=True)
 
@@ -186,7 +188,8 @@ def group_html(
     for i, rollout in enumerate(rollouts):
         line = f"<b>Rollout {i + 1}</b>{_chips(rollout)}"
         top = f'<summary style="cursor:pointer;padding:4px 0">{line}</summary>'
-        parts.append(f'<details{" open" * (i == opened)}>{top}{_body(example, i, LAYERS)}</details>')
+        start = "<details open>" if i == opened else "<details>"
+        parts.append(f"{start}{top}{_body(example, i, LAYERS)}</details>")
     return f'<div>{"".join(parts)}</div>'
 
 # %% ../nbs/1_method/8_show.ipynb #608aaa62
@@ -222,10 +225,11 @@ def advantages_picture(
 def explore_group(
     example: dict, # a group
 ):                 # a widget
-    "A slider over the rollouts and a box for each layer; `ValueError` for a group without rollouts."
+    "A slider over the rollouts and a box for each layer; `ValueError` for an empty group."
     import ipywidgets as W # here, since reports are drawn where it is not installed
     if not example.get("rollouts"):
-        raise ValueError("example: no rollouts to show; give a group as `rollout.example` writes it")
+        remedy = "give a group as `rollout.example` writes it"
+        raise ValueError(f"example: no rollouts to show; {remedy}")
     slider = W.IntSlider(1, 1, len(example["rollouts"]), description="rollout")
     beside = W.Layout(width="auto", margin="0 14px 0 0")
     boxes = [W.Checkbox(True, description=name, indent=False, layout=beside) for name in LAYERS]
