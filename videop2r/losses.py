@@ -31,24 +31,32 @@ def token_terms(
     "The terms inside the sum of Eq. 7; `ValueError` for an unknown estimate of KL."
     estimate = look_up(KL, kl, "estimate of KL")
     ratio = torch.where(on, logp - old, 0.).exp()
-    capped = ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high))
-    gain = torch.minimum(ratio * advantages, capped * advantages)
-    clipped = (ratio * advantages > capped * advantages).to(gain.dtype)
+    if clip_high is None: clip_high = clip
+    free = ratio * advantages
+    capped = ratio.clamp(1 - clip, 1 + clip_high) * advantages
+    gain = torch.minimum(free, capped)
+    clipped = (free > capped).to(gain.dtype)
     away = torch.zeros_like(gain)
-    if ref is not None: away = estimate(torch.where(on, ref - logp, 0.).clamp(-clamp, clamp))
+    if ref is not None:
+        gap = torch.where(on, ref - logp, 0.)
+        away = estimate(gap.clamp(-clamp, clamp))
     return dict(gain=gain, kl=away, ratio=ratio, clipped=clipped)
 
 # %% ../nbs/1_method/6_losses.ipynb #3bd70df7
 def _check(weights, inputs):
     "Refuse what would train in silence on nonsense; all are (b, t)."
     for name, values in inputs.items():
-        if values.shape != weights.shape:
-            raise ValueError(f"{name} has shape {tuple(values.shape)}, the weights {tuple(weights.shape)}: both must be (b, t)")
+        if values.shape == weights.shape: continue
+        shapes = f"shape {tuple(values.shape)}, the weights {tuple(weights.shape)}"
+        raise ValueError(f"{name} has {shapes}: both must be (b, t)")
     if not ((weights >= 0) & weights.isfinite()).all():
         raise ValueError("weights must be finite and not negative: take them from token_weights")
     for name, values in inputs.items():
-        bad = ((weights > 0) & ~values.detach().isfinite()).any(1).nonzero()[:, 0].tolist()
-        if bad: raise ValueError(f"{name} is not finite in responses {bad}: check forbidden ids, temperature and the learning rate")
+        wrong = (weights > 0) & ~values.detach().isfinite()
+        bad = wrong.any(1).nonzero()[:, 0].tolist()
+        if not bad: continue
+        remedy = "check forbidden ids, temperature and the learning rate"
+        raise ValueError(f"{name} is not finite in responses {bad}: {remedy}")
 
 def policy_loss(
     logp, old, ref, advantages, # each (b, t), as in `token_terms`
@@ -61,12 +69,18 @@ def policy_loss(
 ):                              # scalar loss; dict of its weighted mean terms, as numbers
     "Eq. 7, negated; `ValueError` where a log-probability that counts is not finite."
     if weights.ndim == 3: weights = weights.sum(1)
-    if beta and ref is None: raise ValueError(f"beta is {beta} but there are no reference log-probabilities: pass them, or beta=0")
+    if beta and ref is None:
+        missing = "there are no reference log-probabilities"
+        raise ValueError(f"beta is {beta} but {missing}: pass them, or beta=0")
     inputs = dict(logp=logp, old=old, advantages=advantages)
     if beta: inputs["ref"] = ref
     _check(weights, inputs)
     on = weights > 0
-    terms = token_terms(logp, old, inputs.get("ref"), torch.where(on, advantages, 0.), on, clip, clip_high, kl)
-    means = {name: (weights * values).sum() / (denominator or len(logp)) for name, values in terms.items()}
-    values = torch.stack([mean.detach() for mean in means.values()]).tolist()
-    return beta * means["kl"] - means["gain"], dict(zip(("gain", "kl", "ratio", "clip_share"), values))
+    advantages = torch.where(on, advantages, 0.)
+    terms = token_terms(logp, old, inputs.get("ref"), advantages, on, clip, clip_high, kl)
+    responses = denominator or len(logp)
+    means = {name: (weights * values).sum() / responses for name, values in terms.items()}
+    loss = beta * means["kl"] - means["gain"]
+    detached = torch.stack([mean.detach() for mean in means.values()])
+    numbers = detached.tolist() # one wait for the GPU
+    return loss, dict(zip(("gain", "kl", "ratio", "clip_share"), numbers))
