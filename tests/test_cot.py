@@ -2,7 +2,8 @@
 import copy, pickle, re, subprocess, sys, time, timeit
 import pytest
 from hypothesis import given, settings, strategies as st
-from videop2r.cot import COLOURS, SHORT, Prompt, _explain, boundary, example_record, four_rollouts, owners, parse, render
+from videop2r.cot import SHORT, Prompt, _explain, boundary, example_record, four_rollouts, owners, parse, render
+from videop2r.engine.paint import GROUND, WRONG
 
 settings.register_profile("steady", deadline=None, database=None, derandomize=True)  # a busy machine is no failure
 settings.load_profile("steady")
@@ -164,8 +165,8 @@ def test_four_rollouts():
 
 def test_display_escapes_and_colours():
     html = parse("<script>x</script>" + O)._repr_html_()
-    assert "<script>" not in html and COLOURS["perception"] in html
-    assert all(re.fullmatch("#[0-9a-f]{6}", c) for c in COLOURS.values())
+    assert "<script>" not in html and GROUND["perception"] in html and WRONG in html
+    assert all("background:" in style for style in re.findall(r'style="([^"]*color:[^"]*)"', html))
 
 
 def test_the_place_of_a_fault_is_marked():

@@ -42,7 +42,7 @@ def token_terms(
         away = estimate(gap.clamp(-clamp, clamp))
     return dict(gain=gain, kl=away, ratio=ratio, clipped=clipped)
 
-# %% ../nbs/1_method/6_losses.ipynb #3bd70df7
+# %% ../nbs/1_method/6_losses.ipynb #6c44040e
 def _check(weights, inputs):
     "Refuse what would train in silence on nonsense; all are (b, t)."
     for name, values in inputs.items():
@@ -58,6 +58,7 @@ def _check(weights, inputs):
         remedy = "check forbidden ids, temperature and the learning rate"
         raise ValueError(f"{name} is not finite in responses {bad}: {remedy}")
 
+# %% ../nbs/1_method/6_losses.ipynb #3bd70df7
 def policy_loss(
     logp, old, ref, advantages, # each (b, t), as in `token_terms`
     weights,                    # (b, t), or (b, s, t) straight from `token_weights`; 0 at padding
