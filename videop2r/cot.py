@@ -156,7 +156,7 @@ def _missing(process, tag, text):
     if near is None: return Fault(process, "missing", f"no {tag}")
     return Fault(process, "missing", f"no {tag}, only {near[0]}", near.start())
 
-# %% ../nbs/1_method/2_cot.ipynb #6188deab
+# %% ../nbs/1_method/2_cot.ipynb #d46729bb
 def _first_and_again(process, text):
     "Where each tag in a process's text stands for the first time, and where for the second."
     first, again = {}, {}
@@ -335,7 +335,7 @@ class Prompt:
 # %% ../nbs/1_method/2_cot.ipynb #97e9c805
 SHORT = Prompt("Observe, think, answer.", {})
 
-# %% ../nbs/1_method/2_cot.ipynb #baffeac7
+# %% ../nbs/1_method/2_cot.ipynb #8d6f0bc2
 def _check_prompt(given):
     "Refuse what `Prompt` could not render."
     if not isinstance(given, dict) or set(given) - {"instruction", "answer_lines", "layout"}:
