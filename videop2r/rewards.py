@@ -23,7 +23,7 @@ PROCESSES = ("perception", "reasoning")
 
 @dataclass(frozen=True)
 class Bounds:
-    "Which lengths earn the bonus, in tokens, both ends included (paper section 3), and what else must hold."
+    "Which lengths earn the bonus, in tokens, both ends included, and what else must hold (section 3)."
     perception: tuple = (128, 320)
     reasoning: tuple = (320, 512)
     bonus: float = 0.2
@@ -31,7 +31,7 @@ class Bounds:
     formed: bool = True         # the format must hold too
     peers: int = 1              # rollouts of the group that must fulfil these two
     whole: bool = False         # reasoning's length is the whole response's
-    stretch: float|None = None  # share of a group's deserving rollouts that the bounds give way to; None: they do not
+    stretch: float|None = None  # share of a group's deserving rollouts to give way to; None: no
 
 # %% ../nbs/1_method/4_rewards.ipynb #f5477eaf
 def _groups(values, g): return rearrange(values, "(p g) k -> p g k", g=g or len(values))
@@ -41,14 +41,16 @@ def _limits(lengths, earned, bounds):
     low, high = torch.tensor([bounds.perception, bounds.reasoning], dtype=lengths.dtype).T
     if bounds.stretch is None: return low, high
     known = lengths.masked_fill(~earned, float("nan"))
-    near, far = (known.nanquantile(q, dim=1, keepdim=True) for q in (1 - bounds.stretch, bounds.stretch))
-    return torch.fmin(low, near), torch.fmax(high, far)  # of a number and NaN, these give the number
+    near = known.nanquantile(1 - bounds.stretch, dim=1, keepdim=True)
+    far = known.nanquantile(bounds.stretch, dim=1, keepdim=True)
+    return torch.fmin(low, near), torch.fmax(high, far)  # of a number and NaN: the number
 
+# %% ../nbs/1_method/4_rewards.ipynb #bfddadfd
 def length_reward(
     lengths,                   # (b, 2) tokens of each process
     earned,                    # (b, 2) bool: accuracy and format are as `bounds` asks
     bounds: Bounds = Bounds(),
-    g: int = None,             # rollouts a group, consecutive rows; all rows are one group unless given
+    g: int = None,             # rollouts a group, consecutive rows; all are one unless given
 ) -> torch.Tensor:             # (b, 2)
     "R_len of Eq. 5."
     lengths, earned = _groups(lengths.float(), g), _groups(earned, g)
@@ -100,10 +102,12 @@ class RewardTable:
 @patch
 def _repr_markdown_(self: RewardTable):
     total, columns = self.total(), [getattr(self, name) for name in self.names]
-    head = ["rollout"] + [f"{process} {name}" for process in PROCESSES for name in (*self.names, "total")]
+    parts = (*self.names, "total")
+    head = ["rollout"] + [f"{process} {part}" for process in PROCESSES for part in parts]
     rows = []
     for i in range(len(total)):
-        rows.append([i + 1, *(f"{column[i, k]:.3g}" for k in range(2) for column in (*columns, total))])
+        row = [column[i, k] for k in range(2) for column in (*columns, total)]
+        rows.append([i + 1, *(f"{value:.3g}" for value in row)])
     lost, asked = int(self.missing.sum()), self.missing.numel() // 2
     note = f"\n\n{lost} of {asked} verdicts missing (nan)" if lost else ""
     return markdown_table(head, rows) + note
@@ -114,22 +118,25 @@ def _column(values, n, name, missing=False):
     column = torch.as_tensor(values, dtype=torch.float32).cpu()
     if column.shape != (n,):
         shape = tuple(column.shape)
-        raise ValueError(f"{name}: expected one value for each of the {n} traces, got shape {shape}")
+        wanted = f"expected one value for each of the {n} traces"
+        raise ValueError(f"{name}: {wanted}, got shape {shape}")
     fine = ((column >= 0) & (column <= 1)) | (column.isnan() & missing)
     if fine.all(): return column
     first, value = int((~fine).nonzero()[0]) + 1, column[~fine][0]
     also = " or NaN for a missing verdict" if missing else ""
     raise ValueError(f"{name}: rollout {first} has {value:g}; must be in [0, 1]{also}")
 
+# %% ../nbs/1_method/4_rewards.ipynb #ab19a22f
 def _lengths(traces, lengths, g, whole):
     "Checked; (b, 2) of float."
     n, tokens = len(traces), torch.as_tensor(lengths).cpu().float()
     if not n: raise ValueError("traces: none given; a group has at least two")
-    if tokens.shape != (n, 2): raise ValueError(f"lengths: expected shape ({n}, 2), got {tuple(tokens.shape)}")
+    if tokens.shape != (n, 2):
+        raise ValueError(f"lengths: expected shape ({n}, 2), got {tuple(tokens.shape)}")
     if g and n % g: raise ValueError(f"g: {n} traces are no whole number of groups of {g}")
     if not whole: return tokens
     bounded = torch.tensor([boundary(trace.text) is not None for trace in traces])
-    all_of_it = torch.where(bounded, tokens.sum(1), tokens[:, 1])  # where both own all, each is the whole
+    all_of_it = torch.where(bounded, tokens.sum(1), tokens[:, 1])  # else each is the whole
     return torch.stack([tokens[:, 0], all_of_it], 1)
 
 # %% ../nbs/1_method/4_rewards.ipynb #1cc1439a
@@ -144,7 +151,7 @@ def rewards(
     extra_R = None,            # (b,) a further reward of reasoning, such as `temporal_bonus`
     g: int = None,             # rollouts a group, consecutive; all are one group unless given
 ) -> RewardTable:
-    "Rewards by name, on the CPU (Eq. 3–5); `ValueError` for a value out of range or of the wrong shape."
+    "Rewards by name, on the CPU (Eq. 3–5); `ValueError` for a wrong value or shape."
     n, rule = len(traces), look_up(FORMATS, form, "format rule")
     lengths = _lengths(traces, lengths, g, bounds.whole)
     formed = torch.tensor([rule(trace) for trace in traces]).float()
@@ -153,7 +160,8 @@ def rewards(
     accuracy = torch.stack([seen, _column(scores_R, n, "scores_R")], dim=1)
     earned = (accuracy > bounds.above) & ((formed > 0) | (not bounds.formed))
     extra = None
-    if extra_R is not None: extra = torch.stack([torch.zeros(n), _column(extra_R, n, "extra_R")], dim=1)
+    if extra_R is not None:
+        extra = torch.stack([torch.zeros(n), _column(extra_R, n, "extra_R")], dim=1)
     return RewardTable(accuracy, formed, length_reward(lengths, earned, bounds, g), extra)
 
 # %% ../nbs/1_method/4_rewards.ipynb #2d6855ef
@@ -198,7 +206,8 @@ def temporal_bonus(
     if not shuffled.shape[-1]:
         raise ValueError("shuffled: a group has no response to shuffled frames to compare with")
     for name, values in scores.items():
-        if values.isnan().any(): raise ValueError(f"{name}: holds NaN; a task score is never unknown")
+        if values.isnan().any():
+            raise ValueError(f"{name}: holds NaN; a task score is never unknown")
     sees = accuracy.mean(-1, keepdim=True) >= threshold * shuffled.mean(-1, keepdim=True)
     return bonus * (sees & (accuracy > above)).float()
 

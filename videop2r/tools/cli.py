@@ -39,7 +39,7 @@ def one_of(*choices): return Annotated[str, dict(choices=choices)]
 # %% ../../nbs/tools/cli.ipynb #933a4fea
 @dataclass(frozen=True)
 class Fields:
-    "Fields of a dataclass that become options of a command; the class is loaded when the command is called."
+    "Fields of a dataclass that become options of a command, loaded when it is called."
     module: str
     name: str
     names: str           # of the fields, with spaces between
@@ -249,7 +249,7 @@ def generate(
     media: Needed,         # folder of the media
     teacher: Needed,       # local:FOLDER, openai:MODEL@URL or anthropic:MODEL
     out: Needed,           # folder of the run; the same command goes on where it stopped
-    judge: str = "oracle", # oracle, recorded:FILE, base:FOLDER, openai:MODEL@URL, anthropic:MODEL, or several joined by +
+    judge: str = "oracle", # oracle, recorded:FILE, base:FOLDER or a server as above; several with +
     shard: str = "1/1",    # part i/n of the records, as in 2/8
     dry_run: bool = False, # say what it would do and cost, and ask nothing
     prompt: str = None,    # file with the instruction; 'short' for the embedded models
@@ -267,7 +267,8 @@ def generate(
     "Write, check and judge traces with a teacher and a judge"
     from videop2r.engine.store import Shard
     from videop2r.judge import judge_of
-    if cache or seconds or sampler != "uniform": media = _reader(media, settings, cache, sampler, seconds)
+    if cache or seconds or sampler != "uniform":
+        media = _reader(media, settings, cache, sampler, seconds)
     def server(dollars=price): return _chat(out, timeout, dollars, keep=not dry_run)
     judged = judge_of(judge, evidence, **server(judge_price))
     taught = _teacher(teacher, nf4, settings, server)
@@ -292,7 +293,8 @@ def _write_traces(given, how, dry_run, judge_price):
 
 # %% ../../nbs/tools/cli.ipynb #e50bee34
 SIZES = ("paper", "tiny", "12gb", "16gb", "24gb", "48gb", "80gb")
-_SFT = Fields("videop2r.sft", "SFT", "steps epochs batch micro lr frames pixels rank limit seed save_every validate_every", preset=True)
+_TUNE = "steps epochs batch micro lr frames pixels rank limit seed save_every validate_every"
+_SFT = Fields("videop2r.sft", "SFT", _TUNE, preset=True)
 
 # %% ../../nbs/tools/cli.ipynb #1cef4c02
 @command(_SFT)
@@ -329,7 +331,8 @@ def sft(
     print(found._repr_markdown_() + f"\n\nadapter: {out}/last{best}")
 
 # %% ../../nbs/tools/cli.ipynb #1dcb5607
-_STEP = "steps prompts g limit temperature top_p lr beta clip clip_high refill seed save_every slices workers micro rows recompute"
+_STEP = """steps prompts g limit temperature top_p lr beta clip clip_high refill seed save_every
+slices workers micro rows recompute"""
 _RL = Fields("videop2r.recipe", "RL", _STEP, preset=True)
 _SEEN = Fields("videop2r.tools.launch", "Preset", "frames pixels", preset=True)
 
@@ -340,17 +343,17 @@ def rl(
     media: Needed,          # folder of the media
     model: Needed,          # the base: a folder or hub name
     out: Needed,            # folder of the run; the same command goes on where it stopped
-    adapter: str = None,    # folder of the SFT adapter, policy and reference; without it a fresh one, and the base as reference
+    adapter: str = None,    # folder of the SFT adapter; without it RL starts from the base
     preset: one_of(*SIZES) = "24gb", # the paper's settings, or those for a card's memory
-    recipe: str = "pagrpo", # pagrpo, grpo, no_reasoning, no_separation, no_length, dynamic_length, tgrpo or dapo
-    judge: str = "oracle",  # oracle, base (this model, adapters off), base:FOLDER, recorded:FILE, openai:MODEL@URL, anthropic:MODEL, or several joined by +
+    recipe: str = "pagrpo", # pagrpo, grpo, no_reasoning, no_separation, no_length, …
+    judge: str = "oracle",  # as in `generate`; also base: this model without adapters
     resume: bool = False,   # insist that the folder holds a checkpoint to go on from
     track: one_of("tensorboard", "trackio", "wandb") = None, # beside metrics.jsonl
     prompt: str = None,     # file with the instruction; 'short' for the embedded models
     timeout: float = 60.,   # seconds for a judge's call
     judge_price: pair = (0., 0.), # dollars for a million tokens in,out
     cache: str = None,      # folder for decoded frames
-    sampler: str = "uniform", # which frames of a video: uniform, change, rate:N (frames a second) or question
+    sampler: str = "uniform", # frames of a video: uniform, change, rate:N a second, question
     seconds: float = None,  # the most that reading one medium may take
     **settings,
 ):
@@ -381,7 +384,8 @@ def _add_fields(parser, fields):
         about = f"{field.docment or name.replace('_', ' ')} (default: {shown})"
         default = None if fields.preset else field.default
         kind = _kind(field.anno, field.default)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=about, metavar=f"({kind.__name__})")
+        how = dict(type=kind, default=default, help=about, metavar=f"({kind.__name__})")
+        parser.add_argument(f"--{name.replace('_', '-')}", **how)
 
 # %% ../../nbs/tools/cli.ipynb #95f2b685
 def parser_of(words: str):
@@ -399,14 +403,17 @@ def _found(words):
         if " ".join(words[:n]) in COMMANDS: return " ".join(words[:n]), words[n:]
     return None, words
 
+_ALWAYS = (
+    "  --version      print the version",
+    "  --debug        before a command: show where an error comes from")
+
 def _usage(words=()):
     "The commands, or those of a group."
     begins = " ".join(words)
-    shown = {name: function.__doc__ for name, (function, _) in COMMANDS.items() if name.startswith(begins)}
+    shown = {name: found[0].__doc__ for name, found in COMMANDS.items() if name.startswith(begins)}
     lines = [f"  {name:14} {about}" for name, about in shown.items()]
     head = f"usage: videop2r {begins or 'command'} ... (--help after a command lists its options)"
-    return "\n".join([head, "", "See first, think second: VideoP2R and PA-GRPO.", "", *lines, "",
-                      "  --version      print the version", "  --debug        before a command: show where an error comes from"])
+    return "\n".join([head, "", "See first, think second: VideoP2R and PA-GRPO.", "", *lines, "", *_ALWAYS])
 
 # %% ../../nbs/tools/cli.ipynb #79b91a2b
 def parse(argv: list): # (words of the command, its function, its options)
@@ -414,8 +421,8 @@ def parse(argv: list): # (words of the command, its function, its options)
     words, rest = _found(argv)
     if words is None:
         asked = "--help" in argv or "-h" in argv or not argv
-        groups = [argv[0]] if argv and any(name.startswith(argv[0] + " ") for name in COMMANDS) else []
-        print(_usage(groups), file=sys.stdout if asked else sys.stderr)
+        group = argv[:1] if argv and any(name.startswith(f"{argv[0]} ") for name in COMMANDS) else []
+        print(_usage(group), file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
     options = vars(parser_of(words).parse_args(rest))
     for own in ("pdb", "xtra"): options.pop(own, None)
@@ -433,8 +440,9 @@ def main(argv=None) -> int:
     words, function, options = parse(argv[debug:])
     try: return function(**options) or 0
     except KeyboardInterrupt:
-        exec("") # an interrupted import leaves a mark by which Python would die of the signal; the next exec clears it
-        print("\ninterrupted; what is finished is kept. Run the same command again to go on.", file=sys.stderr)
+        exec("") # clears a mark that an interrupted import leaves, of which Python would die
+        said = "interrupted; what is finished is kept. Run the same command again to go on."
+        print(f"\n{said}", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as e:
         if debug: raise
@@ -442,4 +450,5 @@ def main(argv=None) -> int:
         return 1
 
 # %% ../../nbs/tools/cli.ipynb #89784b2a
-if __name__ == "__main__" and "ipykernel" not in sys.modules and "execnb" not in sys.modules: sys.exit(main())
+_IN_NOTEBOOK = {"ipykernel", "execnb"} & set(sys.modules)
+if __name__ == "__main__" and not _IN_NOTEBOOK: sys.exit(main())
