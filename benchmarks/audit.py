@@ -2,7 +2,7 @@
 import argparse, tempfile, time
 from pathlib import Path
 from common import machine, show
-from videop2r.engine.media import audit
+from videop2r.engine.audit import audit
 from videop2r.engine.decode import read_media
 
 def fill(folder, source, n, damaged=0):

@@ -6,7 +6,8 @@ import av, numpy as np, pytest, torch
 from PIL import Image
 from videop2r.data import Journal, Record
 from videop2r.engine.decode import read_media
-from videop2r.engine.media import Reader, audit, gallery, reader_of
+from videop2r.engine.audit import audit
+from videop2r.engine.media import Reader, gallery, reader_of
 from videop2r.families import FAMILIES
 from videop2r.video import AtRate, VideoError, prepare, uniform
 
@@ -126,7 +127,7 @@ def test_a_second_run_reads_only_what_is_new_or_changed_or_was_given_too_little_
 SCRIPT = """
 import sys; sys.path.insert(0, {tests!r})
 from test_media import strange
-from videop2r.engine.media import audit
+from videop2r.engine.audit import audit
 if {main}: audit({folder!r}, out={out!r}, workers=2, seconds={seconds}, read=strange, quiet=True)
 """
 

@@ -205,7 +205,7 @@ def data_audit(
 ):
     "Open every medium once, each in a process that may hang or die; exit code 1 where one is bad"
     from videop2r.data import read_records
-    from videop2r.engine.media import audit
+    from videop2r.engine.audit import audit
     records = read_records(files, _fault) if files else None
     found = audit(media, records, out, workers, seconds, frames)
     print(found._repr_markdown_())
