@@ -8,8 +8,9 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize as family_resize
 from videop2r.engine import decode
 from videop2r.engine.decode import DECODERS, decoders, read_clip, read_image, read_media, table_of
+from videop2r.engine.paint import png_uri
 from videop2r.families import FAMILIES, Family
-from videop2r.video import AtRate, Clip, VideoError, contact_sheet, patchify, png_data_uri, prepare, resize, sample_indices, sampled_fps, smart_resize
+from videop2r.video import AtRate, Clip, VideoError, contact_sheet, patchify, prepare, resize, sample_indices, sampled_fps, smart_resize
 
 settings.register_profile("steady", deadline=None, database=None, derandomize=True)
 settings.load_profile("steady")
@@ -181,7 +182,7 @@ def test_sheets():
     assert contact_sheet(clip).size == (5 * 32, 22)
     assert contact_sheet(clip, scale=.5, timestamps=True).size == (5 * 17, 24)
     html = clip._repr_html_()
-    assert "&lt;b&gt;" in html and "<b>" not in html and png_data_uri(contact_sheet(clip, timestamps=True)) in html
+    assert "&lt;b&gt;" in html and "<b>" not in html and png_uri(contact_sheet(clip, timestamps=True)) in html
     with pytest.raises(ValueError, match="columns"): contact_sheet(clip, columns=0)
 
 

@@ -40,6 +40,7 @@ def _no_picture(path):
     raise VideoError(f"is a {form} picture, not a video; "
                      "fetch the video, or call it an image in its records")
 
+# %% ../../nbs/engine/audit.ipynb #6c16b769
 def said_of(error: Exception, path) -> dict: # kind and reason
     "What an exception says of a file, on one line."
     if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
@@ -113,6 +114,7 @@ class _Worker:
         self.process.join(5)
         self.conn.close()
 
+# %% ../../nbs/engine/audit.ipynb #6b384e11
 def _context():
     if "forkserver" not in mp.get_all_start_methods(): return mp.get_context("spawn")
     context = mp.get_context("forkserver")
@@ -138,6 +140,15 @@ def answer(self: _Worker):
     raise RuntimeError(f"the process that reads media does not start ({why}): "
                        "in a script, call the audit below `if __name__ == \"__main__\":`; "
                        "give a `read` that a fresh Python can import")
+
+# %% ../../nbs/engine/audit.ipynb #3f38b198
+def _await(worker):
+    "What the worker found, as soon as it answers or its time is up."
+    found = worker.answer()
+    while found is None:
+        wait([worker.conn], max(0, worker.until - time.monotonic()))
+        found = worker.answer()
+    return found
 
 # %% ../../nbs/engine/audit.ipynb #ad268b7a
 class Apart:
@@ -176,14 +187,6 @@ class Apart:
     def _ask(self, worker, given):
         worker.give((None, given))
         return _await(worker)
-
-def _await(worker):
-    "What the worker found, as soon as it answers or its time is up."
-    found = worker.answer()
-    while found is None:
-        wait([worker.conn], max(0, worker.until - time.monotonic()))
-        found = worker.answer()
-    return found
 
 # %% ../../nbs/engine/audit.ipynb #2563cc3d
 def _settled(worker, found):
@@ -235,6 +238,7 @@ def _files_below(media):
         if kind and path.is_file(): found[path.relative_to(media).as_posix(), kind] = []
     return found
 
+# %% ../../nbs/engine/audit.ipynb #9755d848
 def _wanted(records, media):
     "(path, data_type) -> ids of the records that use it."
     if records is None: return _files_below(media)
@@ -260,6 +264,7 @@ def _look(path, media, frames):
     if not about.st_size: return row("empty", "the file is empty; fetch it again")
     return full, [about.st_size, about.st_mtime_ns, frames, decode.DECODER]
 
+# %% ../../nbs/engine/audit.ipynb #0231da7a
 def _sort_out(wanted, media, frames, seconds, known):
     "Rows of the media whose finding is at hand, and tasks for the others."
     known = {(row["path"], row["data_type"]): row for row in known}
@@ -316,6 +321,7 @@ def _repr_markdown_(self: Audit):
     more = f"\n\n{len(bad) - 20:,} more stand in quarantine.jsonl." if len(bad) > 20 else ""
     return f"{text}\n\n{table}{more}"
 
+# %% ../../nbs/engine/audit.ipynb #9e40ebd7
 @patch
 def write(self: Audit, path):
     "Write the quarantine, one medium a line, whole or not at all."
