@@ -35,7 +35,8 @@ class Loaded:
         self.prompts, self.features = [prompts[i] for i in good], [features[i] for i in good]
 
     def get(self, indices): # records, prompts, features, quarantine
-        return *([kept[i] for i in indices] for kept in (self.records, self.prompts, self.features)), []
+        given = (self.records, self.prompts, self.features)
+        return *([kept[i] for i in indices] for kept in given), []
 
 @dataclass
 class Media:
@@ -55,10 +56,13 @@ class Media:
     def get(self, indices): # records, prompts, features, quarantine
         wanted, how = [self.records[i] for i in indices], dict(frames=self.frames, pixels=self.pixels)
         prompts, records, bad = to_prompts(self.policy.coder, wanted, self.media, self.prompt, **how)
-        with torch.no_grad(): return records, prompts, self.policy.see([each.visual for each in prompts]), bad
+        with torch.no_grad(): features = self.policy.see([each.visual for each in prompts])
+        return records, prompts, features, bad
 
 # %% ../../nbs/engine/learner.ipynb #41b27d09
-FREE = ("steps", "save_every", "slices", "micro", "rows", "recompute", "workers", "patience", "max_drift", "give_up", "trackers")
+FREE = (
+    "steps", "save_every", "slices", "micro", "rows", "recompute", "workers", "patience",
+    "max_drift", "give_up", "trackers")
 
 @dataclass
 class Learner:
@@ -104,7 +108,8 @@ def start(self: Learner, resume=False):
 # %% ../../nbs/engine/learner.ipynb #d29a205a
 _CARD = """# A policy adapter of videop2r
 
-Trained by {credit} (credit matrix) for {steps} steps of {prompts} prompts and {g} responses. Rewards of the last step: perception {p:.3f}, reasoning {r:.3f}. It has not been evaluated.
+Trained by {credit} (credit matrix) for {steps} steps of {prompts} prompts and {g} responses.
+Rewards of the last step: perception {p:.3f}, reasoning {r:.3f}. It has not been evaluated.
 
 Load it with `peft.PeftModel.from_pretrained(base, this_folder)`.
 
@@ -117,11 +122,13 @@ def card(self: Learner, place) -> str: # 'last' or 'best'
     settings, row = self.settings, self.rows[-1] if self.rows else {}
     p, r = (row.get(f"reward_{process}", math.nan) for process in PROCESSES)
     told = dict(steps=len(self.rows), prompts=settings.prompts, g=settings.g, p=p, r=r)
-    return _CARD.format(credit=settings.recipe.credit, settings=json.dumps(asdict(settings)), **told)
+    told.update(credit=settings.recipe.credit, settings=json.dumps(asdict(settings)))
+    return _CARD.format(**told)
 
 def is_best(rows: list, n: int) -> bool:
     "Whether the last n rows earned more than any n between two checkpoints before."
-    def worth(part): return sum(row.get(f"reward_{p}", math.nan) for row in part for p in PROCESSES) / len(part)
+    names = [f"reward_{process}" for process in PROCESSES]
+    def worth(part): return sum(row.get(name, math.nan) for row in part for name in names) / len(part)
     before = [worth(rows[i:i + n]) for i in range(0, len(rows) - n, n)]
     return len(rows) % n == 0 and all(not worth(rows[-n:]) <= earlier for earlier in before)
 
@@ -130,13 +137,14 @@ def save(self: Learner):
     "Write a checkpoint, unless an interruption fell between an update and its row."
     if not (self.whole and self.rows): return
     self.folder.save(self.policy.model, self.optimizer, "policy")
-    if is_best(self.rows, self.settings.save_every): self.folder.publish(self.policy.model, "best", "policy")
+    if is_best(self.rows, self.settings.save_every):
+        self.folder.publish(self.policy.model, "best", "policy")
 
 # %% ../../nbs/engine/learner.ipynb #cae02e4b
 @patch
 def _seeds(self: Learner, step, records, places):
-    visits = zip(records, places)
-    return [seeded(self.settings.seed, step, record, place, self.policy.device) for record, place in visits]
+    seed, device = self.settings.seed, self.policy.device
+    return [seeded(seed, step, record, place, device) for record, place in zip(records, places)]
 
 @patch
 def _collect(self: Learner, step, n):  # (Rollout or None, prompts, features)
@@ -151,12 +159,14 @@ def _collect(self: Learner, step, n):  # (Rollout or None, prompts, features)
     if not prompts: return None, [], []
     how = {name: getattr(settings, name) for name in STEP}
     how.update(slices=settings.slices, workers=settings.workers, patience=settings.patience)
-    how.update(generator=self._seeds(step, records, places), reference=settings.reference if settings.beta else None)
-    try: return collect(self.policy, records, prompts, features, self.judge, **how), prompts, features
+    how["generator"] = self._seeds(step, records, places)
+    how["reference"] = settings.reference if settings.beta else None
+    try: rollout = collect(self.policy, records, prompts, features, self.judge, **how)
     except RuntimeError as e:
         if "probability tensor" not in str(e): raise
         remedy = f"lower the learning rate ({settings.lr}) and go on from the last checkpoint"
         raise NotFinite(f"step {step}: the policy's probabilities are not finite; {remedy}") from e
+    return rollout, prompts, features
 
 # %% ../../nbs/engine/learner.ipynb #a31d613f
 @dataclass
@@ -171,7 +181,8 @@ def _kept(rollout, refill):
     "Groups that teach something, or all of them."
     if rollout is None: return []
     if not refill: return list(range(len(rollout.records)))
-    return informative(rearrange(rollout.credited, "(p g) k -> p g k", g=rollout.g)).nonzero()[:, 0].tolist()
+    groups = rearrange(rollout.credited, "(p g) k -> p g k", g=rollout.g)
+    return informative(groups).nonzero()[:, 0].tolist()
 
 # %% ../../nbs/engine/learner.ipynb #508ad363
 @patch
@@ -184,8 +195,10 @@ def rounds(self: Learner, step) -> Part:
         if keep: rollouts.append(take(rollout, keep))
         part.prompts += [prompts[i] for i in keep]
         part.features += [features[i] for i in keep]
-        counts = self.team.sum(torch.tensor([len(keep), len(prompts)], device=self.team.device)).tolist()
-        kept, part.dropped = kept + counts[0], part.dropped + counts[1] - counts[0]
+        counts = torch.tensor([len(keep), len(prompts)], device=self.team.device)
+        found, seen = self.team.sum(counts).tolist()
+        kept += found
+        part.dropped += seen - found
         if kept >= self.settings.prompts: break
     part.rollout = join(rollouts) if rollouts else None
     return part
@@ -197,13 +210,15 @@ def _gradient(self: Learner, part: Part, of: Totals):  # metrics, reason why the
     metrics, faults = {}, []
     try:
         if part.rollout is not None:
-            metrics = backward(self.policy, part.prompts, part.features, part.rollout, self.settings, of)
+            given = (part.prompts, part.features, part.rollout)
+            metrics = backward(self.policy, *given, self.settings, of)
     except NotFinite as e: faults = [str(e)]
     if not of.responses: faults = ["no group has a signal: within each, all rewards are equal"]
     if faults := self.team.gather(faults): return {}, faults[0]
     self.team.sum_gradients(self.params)
     metrics = added(self.team.gather([metrics]))
-    metrics["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.params, self.settings.max_norm).item()
+    norm = torch.nn.utils.clip_grad_norm_(self.params, self.settings.max_norm)
+    metrics["grad_norm"] = norm.item()
     if math.isfinite(metrics["grad_norm"]): return metrics, ""
     return metrics, "the gradient is not finite; lower the learning rate"
 
@@ -223,13 +238,15 @@ def _named(rollout):
     if rollout is None: return []
     found = findings(rollout.credited, rollout.masks, rollout.g)
     named = [(rollout.records[each.group].problem_id, each) for each in found]
-    return [f"record {name!r}{', ' * bool(each.process)}{each.process}: {each.what}" for name, each in named]
+    def where(name, process): return f"record {name!r}, {process}" if process else f"record {name!r}"
+    return [f"{where(name, each.process)}: {each.what}" for name, each in named]
 
 @patch
 def say(self: Learner, step, rollout):
     "Write down the findings of a step."
     said = self.team.gather(_named(rollout))
-    if said and self.folder.writes: Journal(self.folder.out / "findings.jsonl").add(dict(step=step, findings=said))
+    if not (said and self.folder.writes): return
+    Journal(self.folder.out / "findings.jsonl").add(dict(step=step, findings=said))
 
 # %% ../../nbs/engine/learner.ipynb #acc7ecd4
 @patch
@@ -239,12 +256,14 @@ def step(self: Learner, step: int):  # (row, Rollout: this machine's part, None 
     with timed(seconds, "step"):
         part = self.rounds(step)
         of = totals(self.team, part.rollout)
-        if part.rollout is not None: part.rollout = assign(part.rollout, self.settings.recipe, of.mean_tokens)
+        if part.rollout is not None:
+            part.rollout = assign(part.rollout, self.settings.recipe, of.mean_tokens)
         with timed(seconds, "update"): metrics, fault = self._update(step, part, of)
     found = self.team.gather([] if part.rollout is None else [facts_of(part.rollout)])
     told = Facts.join(found).row() if found else {}
     spent = (part.rollout.seconds if part.rollout else {}) | seconds
-    row = dict(step=step, **told, **metrics, **{f"seconds_{name}": each for name, each in spent.items()})
+    row = dict(step=step, **told, **metrics)
+    row.update({f"seconds_{name}": each for name, each in spent.items()})
     row.update(drawn=self.drawn, dropped=part.dropped, quarantined=len(self.folder.bad))
     if fault: row["skipped"] = fault
     self.say(step, part.rollout)
@@ -253,7 +272,8 @@ def step(self: Learner, step: int):  # (row, Rollout: this machine's part, None 
     return row, part.rollout
 
 # %% ../../nbs/engine/learner.ipynb #0487e020
-def _silent(rows): return all(row.get("asked") and row["missing_verdicts"] == row["asked"] for row in rows)
+def _silent(rows):
+    return all(row.get("asked") and row["missing_verdicts"] == row["asked"] for row in rows)
 
 @patch
 def check(self: Learner, rollout):
@@ -313,6 +333,7 @@ def train_rl(
     hook=None,            # called with (step, row, Rollout)
 ) -> list:                # one row a step
     "PA-GRPO, GRPO or any ablation; interrupted runs go on from `out`."
-    learner = Learner(policy, Loaded(records, prompts, features, settings.recipe.how), judge, settings, out)
+    data = Loaded(records, prompts, features, settings.recipe.how)
+    learner = Learner(policy, data, judge, settings, out)
     learner.run(quiet=quiet, label=label, hook=hook)
     return learner.rows
