@@ -37,7 +37,8 @@ def _row(record, prompt):
 def _images(media, n_frames, rows):
     "The columns of some rows, with pictures; a clip that several rows share is read once."
     def pictures(path, data_type):
-        return [Image.fromarray(frame) for frame in read_media(resolve(path, media), data_type, n_frames).frames]
+        clip = read_media(resolve(path, media), data_type, n_frames)
+        return [Image.fromarray(frame) for frame in clip.frames]
     keys = list(zip(rows["path"], rows["data_type"]))
     read = {key: pictures(*key) for key in set(keys)}
     return dict(rows, images=[read[key] for key in keys])
@@ -82,7 +83,8 @@ def _report(table, k, log_metric):
     "The parts of a reward, for TRL's log."
     for name in table.names:
         known = getattr(table, name)[:, k]
-        if log_metric and not known.isnan().all(): log_metric(f"{PROCESSES[k]}/{name}", known.nanmean().item())
+        if known.isnan().all() or not log_metric: continue
+        log_metric(f"{PROCESSES[k]}/{name}", known.nanmean().item())
 
 # %% ../../nbs/tools/trl.ipynb #0c8e1278
 def _given(table, k, length, log_metric):
@@ -91,21 +93,28 @@ def _given(table, k, length, log_metric):
 
 def _zeros(traces): return [0.] * len(traces)
 
-def perception_reward(prompts, completions, completion_ids, *, pieces, judge, bounds=Bounds(),
-                      form="paper", length=1., g=None, log_metric=None, **columns):
+def perception_reward(
+    prompts, completions, completion_ids, *, pieces, judge, bounds=Bounds(),
+    form="paper", length=1., g=None, log_metric=None, **columns
+):
     "R_P (Eq. 3 and 5) of each completion; None where the judge gave no verdict."
     def verdict(i, trace):
         if not trace.perception_ok: return 0.
         return judge(_record(columns, i), trace.observation).value
     def verdicts(traces): return [verdict(i, trace) for i, trace in enumerate(traces)]
-    return _given(_table(pieces, completion_ids, verdicts, _zeros, bounds, form, g), 0, length, log_metric)
+    table = _table(pieces, completion_ids, verdicts, _zeros, bounds, form, g)
+    return _given(table, 0, length, log_metric)
 
-def reasoning_reward(prompts, completions, completion_ids, *, pieces, how="faithful", bounds=Bounds(),
-                     form="paper", length=1., g=None, log_metric=None, **columns):
+def reasoning_reward(
+    prompts, completions, completion_ids, *, pieces, how="faithful", bounds=Bounds(),
+    form="paper", length=1., g=None, log_metric=None, **columns
+):
     "R_R (Eq. 4 and 5) of each completion."
     def scores(traces):
-        return [score_record(_record(columns, i), trace.answer, how) for i, trace in enumerate(traces)]
-    return _given(_table(pieces, completion_ids, _zeros, scores, bounds, form, g), 1, length, log_metric)
+        asked = [_record(columns, i) for i in range(len(traces))]
+        return [score_record(record, trace.answer, how) for record, trace in zip(asked, traces)]
+    table = _table(pieces, completion_ids, _zeros, scores, bounds, form, g)
+    return _given(table, 1, length, log_metric)
 
 # %% ../../nbs/tools/trl.ipynb #283d4455
 def process_rewards(
@@ -121,7 +130,8 @@ def process_rewards(
     if g is None and (bounds.peers > 1 or bounds.stretch is not None):
         raise ValueError("these length bounds look at the group: give its size, g=num_generations")
     both = dict(pieces=vocabulary(tokenizer), bounds=bounds, form=form, length=length, g=g)
-    return [partial(perception_reward, judge=judge, **both), partial(reasoning_reward, how=how, **both)]
+    perception = partial(perception_reward, judge=judge, **both)
+    return [perception, partial(reasoning_reward, how=how, **both)]
 
 # %% ../../nbs/tools/trl.ipynb #31e99aae
 if find_spec("trl"): from trl import GRPOTrainer as _GRPOTrainer
@@ -146,18 +156,20 @@ def _check(trainer):
     _check_credit(trainer.credit, len(trainer.reward_funcs))
     weights, own = trainer.token_weights, "weights=None for TRL's own average over tokens"
     if trainer.scale_rewards == "batch":
-        raise ValueError("scale_rewards='batch' would mix the groups that Eq. 6 normalises apart: use 'group' or 'none'")
+        what = "scale_rewards='batch' would mix the groups that Eq. 6 normalises apart"
+        raise ValueError(f"{what}: use 'group' or 'none'")
     if weights not in (None, "process", "response", "batch"):
-        raise ValueError(f"unknown token weights {weights!r}; known: process, response, batch, or {own}")
+        known = f"process, response, batch, or {own}"
+        raise ValueError(f"unknown token weights {weights!r}; known: {known}")
     if weights and trainer.loss_type != "dr_grpo":
-        what = f"token weights {weights!r} need GRPOConfig(loss_type='dr_grpo'), not {trainer.loss_type!r}"
-        raise ValueError(f"{what}; or {own}")
+        need = f"need GRPOConfig(loss_type='dr_grpo'), not {trainer.loss_type!r}"
+        raise ValueError(f"token weights {weights!r} {need}; or {own}")
 
 # %% ../../nbs/tools/trl.ipynb #c7c158d2
 class PAGRPOTrainer(_GRPOTrainer):
     "TRL's `GRPOTrainer` with an advantage for each process; `ImportError` without TRL."
     def __init__(self,
-        *args,                     # as for `GRPOTrainer`; `reward_funcs` are perception's and reasoning's
+        *args,                     # as for `GRPOTrainer`; `reward_funcs`: perception's, reasoning's
         credit="pagrpo",           # a name in `CREDIT`, or a (2, k) matrix over k reward functions
         weights: str = "process",  # token weights: process, response or batch; None: TRL's own
         **kwargs,
