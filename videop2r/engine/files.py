@@ -14,7 +14,7 @@ from fastcore.basics import patch
 
 # %% ../../nbs/engine/files.ipynb #9a4d245d
 def _sync(path):
-    "Hand a file, or the entries of a folder, to the disk; a system without folders that can be opened is left alone."
+    "Hand a file, or a folder's entries, to the disk; where a folder cannot be opened, nothing is done."
     try: handle = os.open(path, os.O_RDONLY)
     except OSError: return
     try: os.fsync(handle)
@@ -58,7 +58,8 @@ def read_json(
     if not path.exists(): return default
     try: return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:
-        raise ValueError(f"{path}: is not JSON ({e}); restore it, or remove it to start afresh") from None
+        remedy = "restore it, or remove it to start afresh"
+        raise ValueError(f"{path}: is not JSON ({e}); {remedy}") from None
 
 # %% ../../nbs/engine/files.ipynb #d4215ed8
 def _line(row): return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
@@ -73,7 +74,7 @@ def append(file, rows) -> list: # bytes of each row
 
 # %% ../../nbs/engine/files.ipynb #a7dbae86
 class Journal:
-    "An append-only file of JSON lines; `rows` holds what was there when it was opened and what was added."
+    "An append-only file of JSON lines; `rows` holds what was there at opening and what was added."
     def __init__(self, path):
         self.path, self.guard = Path(path), threading.Lock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,9 @@ class Journal:
 
     def _row(self, line, n):
         try: return json.loads(line)
-        except ValueError as e: raise ValueError(f"{self.path}:{n}: is not JSON ({e}); restore the line or delete it") from None
+        except ValueError as e:
+            what = f"{self.path}:{n}: is not JSON ({e})"
+            raise ValueError(f"{what}; restore the line or delete it") from None
 
     def add(self, *rows):
         "Append rows, whole or not at all; `OSError` names the path where the disk takes only part."
@@ -115,7 +118,8 @@ def _broken(where, e):
     raise RecordError(f"{where}: {why}; fetch or write it again", where)
 
 def _too_large(where):
-    raise RecordError(f"{where}: one record is longer than {LARGEST >> 20} MB; no record is: cut or remove it", where)
+    what = f"one record is longer than {LARGEST >> 20} MB"
+    raise RecordError(f"{where}: {what}; no record is: cut or remove it", where)
 
 # %% ../../nbs/engine/files.ipynb #eb0e57a3
 def _chunks(path, size=CHUNK):
@@ -150,7 +154,8 @@ def _line_items(chunks, name):
         where = f"{name}:{n}"
         try: yield where, json.loads(line)
         except (ValueError, RecursionError) as e:
-            yield where, RecordError(f"{where}: is not valid JSON ({e}); write one object a line", where)
+            what = f"{where}: is not valid JSON ({e})"
+            yield where, RecordError(f"{what}; write one object a line", where)
 
 # %% ../../nbs/engine/files.ipynb #fd1d62b4
 _BETWEEN = re.compile(r"[\s,]*")
@@ -168,7 +173,8 @@ def _list_items(chunks, name):
     decode, text, n = json.JSONDecoder().raw_decode, "", 0
     while not text.strip(): text = _grow(chunks, "", name)
     if text.lstrip()[0] != "[":
-        raise RecordError(f"{name}: is not a JSON list; name a file with one record a line .jsonl", name)
+        remedy = "name a file with one record a line .jsonl"
+        raise RecordError(f"{name}: is not a JSON list; {remedy}", name)
     at = text.index("[") + 1
     while True:
         at, where = _BETWEEN.match(text, at).end(), f"{name}[{n}]"
@@ -189,7 +195,8 @@ def kind_of(path) -> str: # ".jsonl" or ".json", packed or not
     path = Path(path)
     kind = Path(path.stem if path.suffix == ".gz" else path.name).suffix
     if kind in READERS: return kind
-    raise RecordError(f"{path}: unknown kind of file; give .jsonl, .json, or either with .gz", str(path))
+    remedy = "give .jsonl, .json, or either with .gz"
+    raise RecordError(f"{path}: unknown kind of file; {remedy}", str(path))
 
 def items(path): # yields (where, value or `RecordError`)
     "The values of one file with their places; `RecordError` for a file that is missing or breaks off."

@@ -45,8 +45,9 @@ def _token(text, owner, value, top):
     if value is not False:
         ground, label = shade(value, top), f"{owner}, {_number(value)}"
     line = f"border-bottom:4px {UNDERLINE[owner]} {INK[owner]}"
+    style = f"background:{ground};color:{TEXT};{line};padding:1px 2px"
     shown = escape(text).replace("\n", "↵")
-    return f'<span title="{label}" style="background:{ground};color:{TEXT};{line};padding:1px 2px">{shown}</span>'
+    return f'<span title="{label}" style="{style}">{shown}</span>'
 
 def _sign(value): return f'<small style="opacity:.8;padding:0 4px">{_number(value)}</small>'
 
@@ -78,9 +79,10 @@ def legend_html(
     def box(owner):
         ground = "#ffffff" if values else GROUND[owner]
         line = f"border-bottom:4px {UNDERLINE[owner]} {INK[owner]}"
-        return f'<span style="background:{ground};color:{TEXT};{line};padding:1px 6px;margin-right:10px">{owner}</span>'
+        return f'<span style="background:{ground};color:{TEXT};{line};{room}">{owner}</span>'
+    room = "padding:1px 6px;margin-right:10px"
     tints = {"▲ above the group's mean": shade(1, 1), "▼ below it": shade(-1, 1)} if values else {}
-    look = f"color:{TEXT};padding:1px 6px;margin-right:10px"
+    look = f"color:{TEXT};{room}"
     marks = [f'<span style="background:{tint};{look}">{name}</span>' for name, tint in tints.items()]
     return f'<div style="margin:4px 0">{"".join([*map(box, owners), *marks])}</div>'
 
@@ -141,7 +143,7 @@ def _box(ax, at, text, lit):
     ax.text(at, .5, f"{name}\n", ha="center", va="center", fontsize=9, weight="bold", color=TEXT)
     ax.text(at, .5, f"\n{rest}", ha="center", va="center", fontsize=7.5, color=TEXT)
     ground = GROUND["reasoning"] if lit else "#ffffff"
-    style = dict(boxstyle="round,pad=0.02,rounding_size=.04", facecolor=ground, edgecolor=INK["prompt"])
+    style = dict(facecolor=ground, edgecolor=INK["prompt"], boxstyle="round,pad=0.02,rounding_size=.04")
     ax.add_patch(FancyBboxPatch((at - .44, .28), .88, .44, **style, zorder=0))
 
 # %% ../../nbs/engine/paint.ipynb #7e4f95c0
@@ -154,10 +156,11 @@ def pipeline_picture(
     ax = figure.add_axes([0, 0, 1, 1])
     ax.set(xlim=(-.55, len(STAGES) - .45), ylim=(-.1, .85))
     ax.axis("off")
+    arrow = dict(arrowstyle="->", color=TEXT)
     for at, (name, text) in enumerate(STAGES.items()):
         _box(ax, at, text, name == lit)
-        if at: ax.annotate("", (at - .46, .5), (at - .54, .5), arrowprops=dict(arrowstyle="->", color=TEXT))
-    back = dict(arrowstyle="->", color=TEXT, connectionstyle="bar,fraction=-.06")
+        if at: ax.annotate("", (at - .46, .5), (at - .54, .5), arrowprops=arrow)
+    back = dict(arrow, connectionstyle="bar,fraction=-.06")
     ax.annotate("", (2, .26), (5, .26), arrowprops=back)
     ax.text(3.5, -.04, "next step", ha="center", fontsize=7.5, color=TEXT)
     return figure

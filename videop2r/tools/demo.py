@@ -84,7 +84,8 @@ class Run:
 
     @property
     def folder(self) -> RunFolder:
-        return RunFolder(self.out, dict(preset=self.preset, seed=self.seed, sizes=asdict(self.sizes)), "demo")
+        facts = dict(preset=self.preset, seed=self.seed, sizes=asdict(self.sizes))
+        return RunFolder(self.out, facts, "demo")
 
     def path(self, stage) -> Path: return self.out / "stages" / f"{stage}.json"
 
@@ -101,7 +102,7 @@ class Run:
 
 # %% ../../nbs/tools/demo.ipynb #3143b1c8
 def open_run(out, preset, seed, samples_dir) -> Run:
-    "A run and its folder; `ValueError` for an unknown preset, `OSError` where the folder cannot be written."
+    "A run and its folder; `ValueError` for an unknown preset, `OSError` for a folder that is not writable."
     if preset not in SIZES: raise ValueError(f"preset {preset!r}: use one of {', '.join(SIZES)}")
     run = Run(Path(out or f"runs/{preset}-seed{seed}"), preset, seed, samples(samples_dir))
     (run.out / "stages").mkdir(parents=True, exist_ok=True)
@@ -143,10 +144,13 @@ def _teach(run: Run) -> dict:
     policy = Policy.load(run.samples / "teacher")
     how = dict(limit=sizes.rl.limit, batch=64)
     teacher = LocalTeacher(policy, "embedded", sizes.frames, **how)
-    made = generate(records, run.out, teacher, ORACLE, run.out / "traces", prompt=SHORT, how="lenient")
-    shown = [next((row for row in made.rejected if row["step"] == step), None) for step in ("template", "answer", "judge")]
+    out, how = run.out / "traces", dict(prompt=SHORT, how="lenient")
+    made = generate(records, run.out, teacher, ORACLE, out, **how)
+    def first(step): return next((row for row in made.rejected if row["step"] == step), None)
+    shown = [first(step) for step in ("template", "answer", "judge")]
     bad = [dict(where=row["problem_id"], reason=row["reason"]) for row in made.quarantine]
-    return dict(steps=made.steps, types=_by_type(records, made.kept), rejected=[row for row in shown if row], quarantine=bad)
+    told = dict(steps=made.steps, types=_by_type(records, made.kept))
+    return dict(told, rejected=[row for row in shown if row], quarantine=bad)
 
 # %% ../../nbs/tools/demo.ipynb #8d950516
 def _policy(run: Run, adapter=None, reference=None) -> Policy:
@@ -157,6 +161,7 @@ def _policy(run: Run, adapter=None, reference=None) -> Policy:
     if reference: model = load_adapter(model, reference, "reference")
     return Policy(model, base.coder)
 
+# %% ../../nbs/tools/demo.ipynb #7e92ed07
 def _probe(run, policy):
     "What the fine-tuned policy samples on records that nothing else uses."
     sizes = run.sizes
@@ -165,15 +170,19 @@ def _probe(run, policy):
     torch.manual_seed(run.seed)
     found = summarise(evaluate(policy, records, prompts, ORACLE, temperature=1., limit=sizes.rl.limit))
     means = {name: found[name]["mean"] for name in ("format", "sufficient", "answer")}
-    return dict(n=len(records), template=means["format"], sampled_sufficiency=means["sufficient"], sampled_answer=means["answer"])
+    sampled = dict(sampled_sufficiency=means["sufficient"], sampled_answer=means["answer"])
+    return dict(n=len(records), template=means["format"], **sampled)
 
+# %% ../../nbs/tools/demo.ipynb #a31be156
 def _fine_tune(run: Run) -> dict:
     "QLoRA SFT on kept traces, then a look at what it samples."
     policy = _policy(run)
-    examples, kept, bad = _prompts(run, policy, list(read_records(run.out / "traces" / "kept.jsonl")))
+    traces = list(read_records(run.out / "traces" / "kept.jsonl"))
+    examples, kept, bad = _prompts(run, policy, traces)
     coder = policy.coder
     for each, record in zip(examples, kept): each.response = coder.ids(record.output) + [coder.eos]
-    rows = train_sft(policy.model, coder, examples, replace(run.sizes.sft, seed=run.seed), run.out / "sft")
+    settings = replace(run.sizes.sft, seed=run.seed)
+    rows = train_sft(policy.model, coder, examples, settings, run.out / "sft")
     return dict(rows=rows, quarantine=bad, **_probe(run, policy))
 
 # %% ../../nbs/tools/demo.ipynb #29fdfa2a
@@ -192,10 +201,13 @@ def _train_arm(run, arm):
         if step < settings.steps - 1: return
         group = _telling(rollout)
         record = rollout.records[group]
-        seen.update(example(rollout, policy.coder, group), path=record.path, data_type=record.data_type)
-    rows = train_rl(policy, records, prompts, features, ORACLE, settings, run.out / arm, label=f"{arm:6}", hook=keep)
+        seen.update(example(rollout, policy.coder, group))
+        seen.update(path=record.path, data_type=record.data_type)
+    given = (policy, records, prompts, features, ORACLE, settings, run.out / arm)
+    rows = train_rl(*given, label=f"{arm:6}", hook=keep)
     return dict(rows=rows, quarantine=bad, example=seen)
 
+# %% ../../nbs/tools/demo.ipynb #4bf15a02
 def rl_arm(run: Run, arm: str, position: int):
     "One RL run in a process of its own; its result in `stages/<arm>.json`."
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // len(_ARMS)))
@@ -223,7 +235,7 @@ def _reinforce(run: Run) -> dict:
 
 # %% ../../nbs/tools/demo.ipynb #f9e65e02
 def change(rows: list, key: str, share: float = .1, seed: int = 0) -> dict:
-    "Mean over the first and last tenth of steps and their difference, with a bootstrap interval over steps."
+    "Means over the first and last tenth of steps; their difference with a bootstrap interval over steps."
     n = max(1, math.ceil(len(rows) * share))
     first, last = (torch.tensor([row[key] for row in part]) for part in (rows[:n], rows[-n:]))
     rng = torch.Generator().manual_seed(seed)
@@ -241,25 +253,32 @@ def _measure(run, policy, records, plan, prompts):
     with tqdm(total=len(plan) * len(records), desc="evaluation") as bar:
         for arm, (name, asked) in plan.items():
             how = dict(traced=name is not None, progress=bar.update, limit=run.sizes.rl.limit)
-            with policy.using(name): rows[arm] = evaluate(policy, records, asked, ORACLE, features, **how)
-            write_text(run.out / f"eval-{arm}.jsonl", "".join(json.dumps(row) + "\n" for row in rows[arm]))
+            with policy.using(name):
+                rows[arm] = evaluate(policy, records, asked, ORACLE, features, **how)
+            lines = [json.dumps(row) + "\n" for row in rows[arm]]
+            write_text(run.out / f"eval-{arm}.jsonl", "".join(lines))
     return rows
 
+# %% ../../nbs/tools/demo.ipynb #dd91e926
 def _examine(run: Run) -> dict:
     "Base, SFT, GRPO and PA-GRPO on the same held-out records."
     records = _records(run, "heldout", run.sizes.heldout)
     policy = _policy(run, run.out / "sft" / "last")
-    for arm in _ARMS: policy = replace(policy, model=load_adapter(policy.model, run.out / arm / "last", arm))
+    for arm in _ARMS:
+        policy = replace(policy, model=load_adapter(policy.model, run.out / arm / "last", arm))
     brief, records, bad = _prompts(run, policy, records, _BRIEF)
     prompts, _, _ = _prompts(run, policy, records)
-    plan = dict(base=(None, brief), sft=("policy", prompts), grpo=("grpo", prompts), pagrpo=("pagrpo", prompts))
+    plan = dict(base=(None, brief), sft=("policy", prompts))
+    plan.update({arm: (arm, prompts) for arm in ("grpo", "pagrpo")})
     rows = _measure(run, policy, records, plan, prompts)
-    def pair(name): return difference(*([row[name] for row in rows[arm]] for arm in ("grpo", "pagrpo")))
+    def values(arm, name): return [row[name] for row in rows[arm]]
+    def pair(name): return difference(values("grpo", name), values("pagrpo", name))
     kinds = {arm: by_kind(each) for arm, each in rows.items()}
     return dict(
         table=[dict(arm=arm, **summarise(each)) for arm, each in rows.items()],
         compare=dict(sufficient=pair("sufficient"), answer=pair("answer")),
-        by_kind={kind: {arm: kinds[arm][kind] for arm in rows} for kind in kinds["base"]}, quarantine=bad)
+        by_kind={kind: {arm: kinds[arm][kind] for arm in rows} for kind in kinds["base"]},
+        quarantine=bad)
 
 # %% ../../nbs/tools/demo.ipynb #6bf7f52a
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "decord", "av", "einops")
@@ -268,7 +287,8 @@ def _machine():
     known = hasattr(os, "sysconf")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if known else None
     cpu = platform.processor() or platform.machine()
-    return dict(cpu=cpu, cores=os.cpu_count(), memory_gb=memory and round(memory, 1), platform=platform.platform())
+    told = dict(cpu=cpu, cores=os.cpu_count(), memory_gb=memory and round(memory, 1))
+    return dict(told, platform=platform.platform())
 
 def _sheet(run, group):
     "A group with its clip's contact sheet."
@@ -276,6 +296,7 @@ def _sheet(run, group):
     clip = read_media(run.out / group["path"], group["data_type"], run.sizes.frames)
     return dict(group, sheet=png_uri(contact_sheet(clip, scale=2)))
 
+# %% ../../nbs/tools/demo.ipynb #8bd8250f
 _CHANGES = ("reward_perception", "reward_reasoning", "accuracy_perception", "accuracy_reasoning")
 
 def _changes(rows): return dict(rows=rows, change={key: change(rows, key) for key in _CHANGES})
@@ -289,10 +310,12 @@ def assemble(run: Run, done: dict) -> dict:
     sources = [traces, sft, done["rl"]["pagrpo"], found]
     told = dict(title="VideoP2R in small", preset=run.preset, seed=run.seed, settings=asdict(run.sizes))
     told.update(versions={name: version(name) for name in _PACKAGES}, machine=_machine())
-    told["stages"] = [{key: stage[key] for key in ("name", "seconds", "peak_mb")} for stage in stages]
+    cost = ("name", "seconds", "peak_mb")
+    told["stages"] = [{key: stage[key] for key in cost} for stage in stages]
     told["yield"] = [dict(step=step, n=n) for step, n in traces["steps"].items()]
     told.update(yield_by_type=traces["types"], rejected=traces["rejected"], rl=rl)
-    told["sft"] = {key: sft[key] for key in ("rows", "template", "sampled_sufficiency", "sampled_answer", "n")}
+    kept = ("rows", "template", "sampled_sufficiency", "sampled_answer", "n")
+    told["sft"] = {key: sft[key] for key in kept}
     told.update({key: found[key] for key in ("table", "compare", "by_kind")})
     told["example"] = _sheet(run, done["rl"]["pagrpo"]["example"])
     told["quarantine"] = [bad for source in sources for bad in source["quarantine"]]
@@ -306,7 +329,8 @@ def _notes(run, sft, rl, found):
     notes = [f"One seed ({run.seed}); intervals are over records or steps, not over seeds."]
     greedy = next(row["format"]["mean"] for row in found["table"] if row["arm"] == "sft")
     if min(greedy, sft["template"]) < .95:
-        both = f"{greedy:.0%} of greedy responses follow the template, and {sft['template']:.0%} of those sampled"
+        both = f"{greedy:.0%} of greedy responses follow the template"
+        both += f", and {sft['template']:.0%} of those sampled"
         notes.append(f"After SFT {both} at temperature 1 (95% wanted).")
     seen = sft["sampled_sufficiency"]
     if not .4 <= seen <= .8:

@@ -43,6 +43,7 @@ def _images(media, n_frames, rows):
     read = {key: pictures(*key) for key in set(keys)}
     return dict(rows, images=[read[key] for key in keys])
 
+# %% ../../nbs/tools/trl.ipynb #8871665e
 def to_trl(
     records,                   # an iterable of `Record`
     media=None,                # folder of their media; None leaves the pictures out
@@ -72,6 +73,7 @@ def _record(columns, i):
     if "extra" in columns: row["extra"] = json.loads(columns["extra"][i])
     return Record.from_dict(row, f"row {i}")
 
+# %% ../../nbs/tools/trl.ipynb #f65f59b1
 def _table(pieces, ids, verdicts, scores, bounds, form, g):
     "Rewards of completions, given functions that judge and score traces."
     texts = [b"".join(pieces[i] for i in row).decode("utf-8", errors="replace") for row in ids]
@@ -105,6 +107,7 @@ def perception_reward(
     table = _table(pieces, completion_ids, verdicts, _zeros, bounds, form, g)
     return _given(table, 0, length, log_metric)
 
+# %% ../../nbs/tools/trl.ipynb #7cf17ef6
 def reasoning_reward(
     prompts, completions, completion_ids, *, pieces, how="faithful", bounds=Bounds(),
     form="paper", length=1., g=None, log_metric=None, **columns
@@ -144,6 +147,7 @@ def _own(ids, on, pieces):
         own[:, :n] = torch.from_numpy(segment_masks(row[:n], pieces))
     return masks.to(ids.device)
 
+# %% ../../nbs/tools/trl.ipynb #ea126bde
 def _check_credit(matrix, given):
     "`given` reward functions for a matrix."
     rows = look_up(CREDIT, matrix, "credit matrix") if isinstance(matrix, str) else matrix
