@@ -23,14 +23,15 @@ CREDIT = {
 }
 
 def _credit_matrix(matrix, rewards):
-    "The numbers of a matrix, or of a name, like the rewards; `ValueError` for another shape than (2, k)."
+    "The numbers of a matrix or a name; `ValueError` for another shape than (2, k)."
     streams = rewards.shape[-1]
     rows = f"2 rows, one a segment, of {streams} numbers each"
     wanted = f"credit: give a name ({', '.join(CREDIT)}) or {rows}"
     rows = look_up(CREDIT, matrix, "credit matrix") if isinstance(matrix, str) else matrix
     try: numbers = torch.as_tensor(rows, dtype=rewards.dtype, device=rewards.device)
     except (TypeError, ValueError) as e: raise ValueError(f"{wanted}, not {matrix!r}") from e
-    if numbers.shape != (2, streams): raise ValueError(f"{wanted}, not the shape {tuple(numbers.shape)}")
+    if numbers.shape != (2, streams):
+        raise ValueError(f"{wanted}, not the shape {tuple(numbers.shape)}")
     if not numbers.isfinite().all(): raise ValueError(f"{wanted}, all finite, not {matrix!r}")
     return numbers
 
@@ -38,7 +39,7 @@ def credit(
     rewards,      # (g, k) rewards, NaN where a verdict is missing
     matrix,       # (s, k) credit matrix: a name in `CREDIT`, or two rows of numbers
 ) -> torch.Tensor: # (g, s) what each segment is credited with
-    "S = R Cᵀ; a missing reward makes unknown only the segments that draw on it; `ValueError` for a matrix that does not fit."
+    "S = R Cᵀ; a missing reward makes unknown only what draws on it; `ValueError` for a misfit."
     matrix = _credit_matrix(matrix, rewards)
     credited = einsum(matrix, rewards.nan_to_num(), "s k, g k -> g s")
     draws = (matrix != 0).to(rewards.dtype)
@@ -64,7 +65,8 @@ def _check_rewards(credited):
                          "sample at least 2 responses to a prompt")
     infinite = credited.isinf().nonzero()
     if len(infinite):
-        raise ValueError(f"reward of rollout {int(infinite[0, -2]) + 1} is infinite: correct the reward")
+        rollout = int(infinite[0, -2]) + 1
+        raise ValueError(f"reward of rollout {rollout} is infinite: correct the reward")
 
 def normalise(
     credited,                # (..., g, s) credited rewards, NaN where missing
@@ -74,7 +76,7 @@ def normalise(
     baseline: str = "group", # mean of the 'group', or of the 'others' in it (leave one out)
     drop_flat: bool = False, # a column of equal rewards does not count, nor does KL train it
 ):                           # (..., g, s) advantages; (..., g, s) bool, which of them count
-    "Eq. 6 for each column, over the rollouts whose reward is known; `ValueError` for a group of one."
+    "Eq. 6 for each column, over the known rewards; `ValueError` for a group of one."
     _check_rewards(credited)
     if baseline not in ("group", "others"):
         raise ValueError(f"unknown baseline {baseline!r}; known: group, others")
@@ -100,7 +102,7 @@ ADVANTAGES = {
 def informative(
     credited,       # (p, g, s) credited rewards of p groups, NaN where missing
 ) -> torch.Tensor:  # (p,) bool
-    "Groups that teach something: in at least one segment two known rewards differ. The others may be dropped and refilled."
+    "Groups that teach: two known rewards of a segment differ; others may be dropped and refilled."
     known = (~credited.isnan()).sum(-2) >= 2
     return (known & ~zero_variance(credited)).any(-1)
 
@@ -146,26 +148,33 @@ class Finding:
     group: int
     process: str # '' where it concerns both
     what: str    # a sentence
-    def __str__(self): return f"group {self.group}{', ' if self.process else ''}{self.process}: {self.what}"
+
+    def __str__(self):
+        place = f"{self.group}, {self.process}" if self.process else f"{self.group}"
+        return f"group {place}: {self.what}"
 
 # %% ../nbs/1_method/5_advantages.ipynb #cd9fbc5f
 def _token_findings(group, masks):
     "Of a group's masks (g, s, t)."
     empty = ~masks.any(1).any(1)
     for i in empty.nonzero()[:, 0].tolist():
-        yield Finding("no tokens", group, "", f"rollout {i} has no tokens, so only its reward counts, in the others' mean")
+        what = f"rollout {i} has no tokens, so only its reward counts, in the others' mean"
+        yield Finding("no tokens", group, "", what)
     both = masks.all(1).any(1)
     if not empty.all() and (both | empty).all():
-        what = f"none of the {len(masks)} rollouts closes an observation, so both processes own every token"
+        none = f"none of the {len(masks)} rollouts closes an observation"
+        what = f"{none}, so both processes own every token"
         yield Finding("no observation", group, "", what)
 
 def _reward_findings(group, process, column):
     "Of one column (g,) of a group's credited rewards."
     g, known = len(column), int((~column.isnan()).sum())
     if known < 2:
-        yield Finding("unknown", group, process, f"{known} of {g} rewards known, so nothing of it is trained")
+        what = f"{known} of {g} rewards known, so nothing of it is trained"
+        yield Finding("unknown", group, process, what)
     elif known < g:
-        yield Finding("missing", group, process, f"{g - known} of {g} rewards missing; these rollouts are left out of it")
+        what = f"{g - known} of {g} rewards missing; these rollouts are left out of it"
+        yield Finding("missing", group, process, what)
     if zero_variance(column[:, None]):
         what = f"all {known} known rewards are {column.nanmean():.4g}, so only KL trains it"
         yield Finding("flat", group, process, what)
@@ -177,9 +186,11 @@ def findings(
     g: int,   # rollouts a group, consecutive rows
 ) -> list:    # of `Finding`
     "What in these groups cannot be trained on, each named; an empty list where all is well."
-    if len(credited) % g: raise ValueError(f"g: {len(credited)} rollouts are no whole number of groups of {g}")
+    if len(credited) % g:
+        raise ValueError(f"g: {len(credited)} rollouts are no whole number of groups of {g}")
     found = []
     for group, (rewards, own) in enumerate(zip(credited.split(g), masks.split(g))):
         found += _token_findings(group, own)
-        for process, column in zip(PROCESSES, rewards.T): found += _reward_findings(group, process, column)
+        for process, column in zip(PROCESSES, rewards.T):
+            found += _reward_findings(group, process, column)
     return found
