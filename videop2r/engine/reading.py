@@ -44,7 +44,7 @@ def ahead(
     depth: int = 0,        # items more that may wait, before or after their turn
     ordered: bool = True,  # in the order of the items; else in the order of finishing
 ):
-    "Yield what `work` makes of each item. Left early, what is under way is finished, nothing more is begun, and `items` is closed."
+    "Yield what `work` makes of each item. Left early, only what is under way is finished."
     items = iter(items)
     try:
         if workers: yield from _in_threads(work, items, workers, workers + depth, ordered)
@@ -64,7 +64,8 @@ def unfit(
         text = prompt.render(record) if prompt else record.problem
     except ValueError as e: return str(e)
     found = next((token for token in MARKUP if token in text), None)
-    return f"record {record.problem_id!r}: the question holds the markup token {found}; remove it" if found else ""
+    if not found: return ""
+    return f"record {record.problem_id!r}: the question holds the markup token {found}; remove it"
 
 # %% ../../nbs/engine/reading.ipynb #b8bf3ca4
 def sift(
@@ -74,7 +75,8 @@ def sift(
 ):                          # (indices of those that can be asked about, quarantine of dicts)
     "Tell the records that can be asked about from those that cannot."
     reasons = [unfit(record, how, prompt) for record in records]
-    quarantine = [dict(where=record.problem_id, reason=why) for record, why in zip(records, reasons) if why]
+    quarantine = [dict(where=record.problem_id, reason=why)
+                  for record, why in zip(records, reasons) if why]
     return [i for i, why in enumerate(reasons) if not why], quarantine
 
 # %% ../../nbs/engine/reading.ipynb #11592d98
@@ -102,9 +104,11 @@ def prompts_ahead(
         try: return record, reader.visual(record, coder.family)
         except (ValueError, OSError) as e: return record, str(e)
     with closing(ahead(see, records, workers, depth)) as seen:
-        for record, visual in seen:
-            try: yield record, visual if isinstance(visual, str) else _example(coder, record, visual, prompt, room)
-            except ValueError as e: yield record, str(e)
+        for record, found in seen:
+            if not isinstance(found, str):
+                try: found = _example(coder, record, found, prompt, room)
+                except ValueError as e: found = str(e)
+            yield record, found
 
 # %% ../../nbs/engine/reading.ipynb #fed6f395
 def to_prompts(

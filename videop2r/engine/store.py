@@ -25,12 +25,13 @@ def identity(
     media=None,      # folder of its medium; None leaves the file's size out
 ) -> str:
     "The hash of a record's content; its `problem_id` plays no part."
-    asked = (record.problem, record.options, record.truth, record.problem_type, record.data_type, record.path)
-    return digest(*asked, None if media is None else _size(record.path, media))
+    asked = (record.problem, record.options, record.truth)
+    kind = (record.problem_type, record.data_type, record.path)
+    return digest(*asked, *kind, None if media is None else _size(record.path, media))
 
 # %% ../../nbs/engine/store.ipynb #12fcbe72
 class Store(Mapping):
-    "Rows (dicts) of an append-only JSONL file, by one of their fields; a later row stands for an earlier one of the same key."
+    "Rows (dicts) of an append-only JSONL file, by one of their fields; of one key, the last stands."
     def __init__(self,
         path,               # .jsonl; made, with its folder, if it is not there
         key="problem_id",   # field that names a row
@@ -64,20 +65,21 @@ class Store(Mapping):
 # %% ../../nbs/engine/store.ipynb #fbe415fc
 @patch
 def add(self: Store, rows: list):
-    "Append rows; any thread may call it. `OSError` where the disk takes only part, of which nothing stays."
+    "Append rows, from any thread. `OSError` where the disk takes only part; nothing of it stays."
     with self.guard:
         for row, length in zip(rows, append(self.file, rows)): self._place(row, length)
 
 @patch
 def done(self: Store, key) -> bool:
-    "Whether a row is there that no later run should ask for again: one without `final`, or with it true."
+    "Whether a row is there that no later run asks for again: one without `final`, or with it true."
     return key in self.places and self.places[key][2]
 
 # %% ../../nbs/engine/store.ipynb #939a19c6
 class Ledger(RunFolder):
     "The folder of a run, and the rows of its steps. To be used in a `with`."
     settings_file = "manifest.json"
-    remedy = "Give another --out, or accept them by name with --accept to have rows of both in one folder"
+    remedy = ("Give another --out, or accept them by name with --accept "
+              "to have rows of both in one folder")
 
     def __init__(self,
         out,             # the folder; made if it is not there
@@ -115,7 +117,8 @@ class Shard:
 # %% ../../nbs/engine/store.ipynb #024feb30
 def _settings_of(out):
     found = read_json(Path(out) / "manifest.json")
-    if found is None: raise ValueError(f"{out}: holds no manifest.json; give folders that a run wrote")
+    if found is None:
+        raise ValueError(f"{out}: holds no manifest.json; give folders that a run wrote")
     return found["settings"]
 
 def _copy(source: Store, target: Store) -> int: # rows
@@ -128,9 +131,10 @@ def merge(
     outs: list, # folders of shards
     out,        # folder to make, or to add to
 ) -> dict:      # rows added to each step
-    "Copy finished rows into one folder. `ValueError` for settings that differ, `RuntimeError` for a folder in use."
+    "Copy finished rows together. `ValueError`: settings differ; `RuntimeError`: a folder is in use."
     held, counts = [_settings_of(part) for part in outs], dict(traces=0, verdicts=0)
-    for part, settings in zip(outs, held): check_same(part, held[0], settings, remedy="Merge folders of the same settings")
+    remedy = "Merge folders of the same settings"
+    for part, settings in zip(outs, held): check_same(part, held[0], settings, remedy=remedy)
     with Ledger(out, held[0]) as into:
         for part in outs:
             with Ledger(part, held[0]) as run:
