@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TINY', 'PICTURES', 'linear_patches', 'quantisation', 'load', 'Policy', 'add_lora', 'load_adapter', 'tiny_config',
-           'merge', 'vision_language', 'lm_head', 'see', 'embed', 'positions', 'hidden_states', 'token_logprobs']
+           'merge']
 
 # %% ../nbs/2_seeing/6_model.ipynb #1a12ede6
 import logging, types, warnings
@@ -347,14 +347,3 @@ def merge(
     for name in PICTURES: # the numbers for pixels
         found = cached_file(base, name, _raise_exceptions_for_missing_entries=False)
         if found: (out / name).write_bytes(Path(found).read_bytes())
-
-# %% ../nbs/2_seeing/6_model.ipynb #36c86d84
-# Function forms, for callers that hold a bare model
-def vision_language(model): return Policy(model, None).body
-def lm_head(model): return Policy(model, None).head
-def see(model, visuals, chunk=256): return Policy(model, None).see(visuals, chunk)
-def embed(model, batch, features): return Policy(model, None).embed(batch, features)
-def positions(model, batch): return Policy(model, None).positions(batch)
-def hidden_states(model, batch, features=None): return Policy(model, None).states(batch, features)
-def token_logprobs(model, h, ids, mask, coder, temperature=1., chunk=None):
-    return Policy(model, coder).token_logprobs(h, ids, mask, temperature, chunk)

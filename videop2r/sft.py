@@ -11,7 +11,7 @@ import math, random
 from dataclasses import dataclass
 import torch
 from .engine.paint import INK
-from .model import hidden_states, see, token_logprobs
+from .model import Policy
 from .tokens import Coder, collate
 
 # %% ../nbs/3_training/3_sft.ipynb #518693eb
@@ -113,8 +113,7 @@ def batch_order(
 # %% ../nbs/3_training/3_sft.ipynb #338203a7
 def response_logprobs(model, coder: Coder, batch, features):  # (b, t), 0 at padding
     "Log-probability of each response token."
-    states = hidden_states(model, batch, features)
-    return token_logprobs(model, states, batch.response, batch.response_mask, coder)[0]
+    return Policy(model, coder).logprobs(batch, features)
 
 # %% ../nbs/3_training/3_sft.ipynb #bc0d9fa8
 def loss_sums(logprobs, batch): # (6,): summed loss of all, perception, reasoning; tokens of each
@@ -146,11 +145,11 @@ def fine_tune(
     params = [param for param in model.parameters() if param.requires_grad]
     optimizer = torch.optim.AdamW(params, weight_decay=settings.weight_decay)
     order = batch_order(settings, [len(example.ids) for example in examples])
-    rows = []
+    policy, rows = Policy(model, coder), []
     model.train()
     for step, indices in enumerate(order):
         batch = collate(coder, [examples[i] for i in indices])
-        with torch.no_grad(): features = [see(model, [visual])[0] for visual in batch.visuals]
+        with torch.no_grad(): features = [policy.see([visual])[0] for visual in batch.visuals]
         loss, parts = sft_loss(model, coder, batch, features)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(params, settings.clip).item()

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from .reading import ahead
 from .runs import (
     Interrupted, RunFolder, Team, base_of, ctrl_c, digest, peak_gb, rng_state, set_rng)
-from ..model import see, vision_language
+from ..model import Policy
 from ..sft import (
     SFT, loss_means, loss_sums, batch_order, response_logprobs, schedule)
 from ..tokens import Coder, Example, collate
@@ -84,15 +84,16 @@ class Features:
     ):
         on_cpu = next(model.parameters()).device.type == "cpu"
         self.bound = (512. * on_cpu if megabytes is None else megabytes) * 1e6
-        self.model, self.held, self.size = model, OrderedDict(), 0
-        tower = vision_language(model).visual.parameters()
+        self.held, self.size = OrderedDict(), 0
+        self.policy = Policy(model, None) # which only sees
+        tower = self.policy.body.visual.parameters()
         self.frozen = not any(param.requires_grad for param in tower)
 
     def __call__(self, key, example: Example):
         "The visual tokens of an example, known by a key."
-        if not self.frozen: return see(self.model, [example.visual])[0]
+        if not self.frozen: return self.policy.see([example.visual])[0]
         if key not in self.held:
-            with torch.no_grad(): self.held[key] = see(self.model, [example.visual])[0]
+            with torch.no_grad(): self.held[key] = self.policy.see([example.visual])[0]
             self.size += _nbytes(self.held[key])
         self.held.move_to_end(key)
         found = self.held[key]
