@@ -82,6 +82,24 @@ def test_stored_outputs_are_small_and_whole(book):
     nb = json.loads(book.read_text())
     assert not [o for c in nb["cells"] for o in c.get("outputs", []) if o["output_type"] == "error"]
 
+@pytest.mark.parametrize("book", BOOKS, ids=lambda p: p.name)
+def test_a_cell_shows_or_checks(book):
+    "A reader who edits a number sees what it does instead of an assertion."
+    found = [c for c in json.loads(book.read_text())["cells"] if c["cell_type"] == "code" and c.get("outputs")]
+    both = [c["id"] for c in found if re.search(r"^\s*(assert |test_\w+\(|with expect_fail)", "".join(c["source"]), re.M) and not is_exported("".join(c["source"]))]
+    assert not both
+
+def test_lines_are_for_a_reader():
+    "Few lines of code are wider than 100 columns, hardly any wider than 120."
+    wide = [len(l) for p in BOOKS for c in cells(p) for l in lines(c) if not l.strip().startswith("#")]
+    assert sum(n > 100 for n in wide) < .05 * len(wide) and sum(n > 120 for n in wide) < .01 * len(wide)
+
+def test_stored_pictures_are_seen_untrusted():
+    "JupyterLab drops style and svg from the stored outputs of a notebook that it does not trust."
+    lost = [(p.name, c["id"]) for p in BOOKS for c in json.loads(p.read_text())["cells"] for o in c.get("outputs", [])
+            if re.search("<style|<svg", "".join(o.get("data", {}).get("text/html", ""))) or "image/svg+xml" in o.get("data", {})]
+    assert not lost
+
 def test_expected_failures_are_run():
     assert not [b.name for b in BOOKS for c in cells(b) if re.search(r"^(?!.*with ).*expect_fail\(", c, re.M) and "import expect_fail" not in c]
 
