@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings, strategies as st
 from videop2r.tools.cli import main
-from videop2r.tools.corpus import check, convert, quantile, shares, subset, survey
+from videop2r.tools.corpus import check_set, convert, quantile, shares, subset, survey
 from videop2r.data import MEDIA, TASKS, Record, RecordError, read_jsonl, read_records, write_jsonl
 
 
@@ -72,7 +72,7 @@ def test_check_names_everything_and_goes_on(tmp_path, rows):
     (tmp_path / "b.jsonl").write_text("\n".join(broken))
     (tmp_path / "c.json.gz").write_bytes(gzip.compress(json.dumps([json.loads(lines[0])] * 50).encode())[:-20])
     found = []
-    good, faults = check([tmp_path / "c.json.gz", tmp_path / "b.jsonl", tmp_path / "all.jsonl"], tmp_path, found.append)
+    good, faults = check_set([tmp_path / "c.json.gz", tmp_path / "b.jsonl", tmp_path / "all.jsonl"], tmp_path, found.append)
     text = "\n".join(map(str, found))
     assert faults == len(found) and all(w in text for w in ("b.jsonl:2: field `problem_id`", "b.jsonl:3", "'riddle'", "c.json.gz", "all.jsonl:10: field `path`", "a link that leads out"))
     assert main(["data", "check", str(tmp_path / "b.jsonl")]) == 1 and main(["data", "check", str(tmp_path / "all.jsonl")]) == 0

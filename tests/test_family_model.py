@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from family_pixels import PIXELS, frames
 from videop2r.families import FAMILIES, KNOWN_SHAPES, lora_parameters, parameters
-from videop2r.model import Policy, add_lora, load, load_adapter, merge, tiny_config
+from videop2r.model import Policy, add_lora, load, load_adapter, merge_adapter, tiny_config
 import videop2r.sampling # gives Policy its `sample`
 from videop2r.engine.shared import group_backward, group_logprobs, group_states
 from videop2r.tokens import Coder, collate, encode, train_tokenizer
@@ -179,7 +179,7 @@ def test_plain_peft_loads_it_and_merging_gives_the_same(folder, ready, tmp_path)
     model, adapter = trained(folder, coder, tmp_path)
     want = read(model, coder)
     assert torch.equal(read(PeftModel.from_pretrained(load(folder), adapter, "policy"), coder), want)
-    merge(folder, adapter, tmp_path / "whole")
+    merge_adapter(folder, adapter, tmp_path / "whole")
     whole, batch = Policy.load(tmp_path / "whole"), batch_of(coder, "video", "yes and no")
     with torch.no_grad(): got = whole.logprobs(batch)
     assert (got - want).abs().max() < 1e-4
@@ -189,10 +189,10 @@ def test_merging_keeps_the_numbers_for_pixels_and_what_it_reads(folder, ready, t
     shutil.copytree(folder, tmp_path / "m")
     (tmp_path / "m" / "preprocessor_config.json").write_text(json.dumps(dict(image_mean=[.1, .2, .3], image_std=[.4, .5, .6])))
     _, adapter = trained(tmp_path / "m", ready[0], tmp_path)
-    merge(tmp_path / "m", adapter, tmp_path / "whole")
+    merge_adapter(tmp_path / "m", adapter, tmp_path / "whole")
     assert Coder.load(tmp_path / "whole").family == Coder.load(tmp_path / "m").family != ready[0].family
     for out in (tmp_path / "m", adapter):
-        with pytest.raises(ValueError, match="another folder"): merge(tmp_path / "m", adapter, out)
+        with pytest.raises(ValueError, match="another folder"): merge_adapter(tmp_path / "m", adapter, out)
 
 def test_the_reference_is_the_tuned_model(folder, ready, tmp_path):
     coder = ready[0]
