@@ -236,3 +236,17 @@ def test_text_goes_through_transformers_serve(transformers_serve, clips, tmp_pat
     made = run(clips, Blind(OpenAIChat(name, url, max_tokens=64), workers=3), tmp_path / "run")
     assert made.steps["written"] == 18 and set(texts(made.out).values()) == {PARROT}
     assert all(json.loads(l)["tokens_out"] > 10 for l in open(made.out / "traces.jsonl"))
+
+def command(*args): return subprocess.run([sys.executable, "-m", "videop2r.tools.cli", *map(str, args)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+def test_the_commands_read_through_a_sampler_and_a_cache_and_refuse_another_sampler(tmp_path):
+    "As commands: generate, then rl; the same folder under the other sampler is refused by name."
+    media = ("--records", SAMPLES / "heldout.jsonl", "--media", SAMPLES, "--frames", 8, "--cache", tmp_path / "cache")
+    write = ("generate", *media, "--out", tmp_path / "traces", "--teacher", f"local:{SAMPLES / 'teacher'}", "--prompt", "short", "--how", "lenient", "--limit", 48)
+    train = ("rl", *media, "--out", tmp_path / "rl", "--model", SAMPLES / "teacher", "--preset", "tiny", "--steps", 1, "--prompts", 2, "--g", 2, "--limit", 40)
+    for line in (write, train):
+        done = command(*line, "--sampler", "rate:2")
+        assert not done.returncode, done.stderr[-800:]
+        again = command(*line)
+        assert again.returncode == 1 and "sampler was" in again.stderr and "Traceback" not in again.stderr
+    assert any((tmp_path / "cache").rglob("*.frames"))

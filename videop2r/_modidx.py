@@ -308,6 +308,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'videop2r.engine.learner.Media': ('engine/learner.html#media', 'videop2r/engine/learner.py'),
                                          'videop2r.engine.learner.Media.__post_init__': ( 'engine/learner.html#media.__post_init__',
                                                                                           'videop2r/engine/learner.py'),
+                                         'videop2r.engine.learner.Media.about': ( 'engine/learner.html#media.about',
+                                                                                  'videop2r/engine/learner.py'),
                                          'videop2r.engine.learner.Media.get': ( 'engine/learner.html#media.get',
                                                                                 'videop2r/engine/learner.py'),
                                          'videop2r.engine.learner.Part': ('engine/learner.html#part', 'videop2r/engine/learner.py'),

@@ -15,6 +15,8 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..advantages import findings, informative
 from ..cot import Prompt
+from ..data import Record
+from .media import reader_of, sampler_key
 from .files import Journal
 from .reading import sift, to_prompts
 from .runs import Interrupted, RunFolder, Team, base_of, ctrl_c, digest
@@ -53,6 +55,14 @@ class Media:
         good, self.bad = sift(self.records, self.how)
         self.records = [self.records[i] for i in good]
 
+    @property
+    def about(self) -> dict:
+        "What is seen of a medium and asked about it."
+        reader = reader_of(self.media, frames=self.frames, pixels=self.pixels)
+        seen = dict(frames=reader.frames, pixels=reader.pixels)
+        seen["sampler"] = sampler_key(reader.sampler, Record())
+        return dict(seen, prompt=digest(asdict(self.prompt))[:8])
+
     def get(self, indices): # records, prompts, features, quarantine
         wanted, how = [self.records[i] for i in indices], dict(frames=self.frames, pixels=self.pixels)
         prompts, records, bad = to_prompts(self.policy.coder, wanted, self.media, self.prompt, **how)
@@ -89,7 +99,8 @@ class Learner:
 def facts(self: Learner) -> dict:
     "Everything that the result depends on."
     names = digest([record.problem_id for record in self.data.records])[:12]
-    return asdict(self.settings) | dict(records=names) | base_of(self.policy.model)
+    about = getattr(self.data, "about", {})
+    return asdict(self.settings) | about | dict(records=names) | base_of(self.policy.model)
 
 @patch(as_prop=True)
 def rows(self: Learner) -> list: return self.folder.rows

@@ -30,8 +30,8 @@ from ..model import Policy
 from .. import sampling # gives `Policy` its `sample`
 from ..scoring import score
 from ..traces import Outcome, Steps, check, gist, judged, replies, with_trace
-from ..video import resize, smart_resize
-from ..engine.media import reader_of
+from ..video import resize, smart_resize, uniform
+from ..engine.media import reader_of, sampler_key
 from ..oracle import sufficient
 from ..world import from_record
 
@@ -193,7 +193,7 @@ class _Pipeline:
     "Teacher, filters and judge."
     teacher: object
     judge: Judge
-    media: object                   # folder that records' paths are relative to
+    media: object                   # folder that records' paths are relative to, or a `Reader`
     prompt: Prompt = field(default_factory=Prompt)
     threshold: float = .6           # least task score
     how: str = "faithful"           # how answers are read
@@ -207,7 +207,9 @@ class _Pipeline:
         teacher = {f"teacher.{name}": value for name, value in self.teacher.settings.items()}
         prompt = {f"prompt.{name}": value for name, value in asdict(self.prompt).items()}
         judge = re.sub(r" at https?://[^\s,]+", "", self.judge.name) # a server may move
-        own = dict(judge=judge, evidence=self.judge.evidence, threshold=self.threshold, how=self.how)
+        sampler = reader_of(self.media).sampler
+        looked = {} if sampler is uniform else dict(sampler=sampler_key(sampler, Record()))
+        own = dict(looked, judge=judge, evidence=self.judge.evidence, threshold=self.threshold, how=self.how)
         return dict(version=__version__, **teacher, **prompt, **own)
 
     def check(self, record, text) -> Outcome: return check(record, text, self.threshold, self.how)
@@ -227,12 +229,12 @@ def _reading(records, on_bad):
 @patch
 def admit(self: _Pipeline, records, shard=Shard()) -> dict: # key -> records of this content
     "The records of a shard that can be asked about; the others go to quarantine, unreadable ones in the first shard."
-    jobs, bad = {}, []
+    jobs, bad, folder = {}, [], reader_of(self.media).media
     for record in _reading(records, bad.append):
         if record not in shard: continue
         reason = unfit(record, self.how, self.prompt)
         if reason: self.quarantine.append(dict(_labels(record), reason=reason))
-        else: jobs.setdefault(identity(record, self.media), []).append(record)
+        else: jobs.setdefault(identity(record, folder), []).append(record)
     if shard.i == 1: self.quarantine += [dict(problem_id=e.where, reason=str(e)) for e in bad]
     return jobs
 
