@@ -466,6 +466,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'videop2r.engine.runs.digest': ('engine/runs.html#digest', 'videop2r/engine/runs.py'),
                                       'videop2r.engine.runs.fingerprint': ('engine/runs.html#fingerprint', 'videop2r/engine/runs.py'),
                                       'videop2r.engine.runs.must_hold': ('engine/runs.html#must_hold', 'videop2r/engine/runs.py'),
+                                      'videop2r.engine.runs.own_device': ('engine/runs.html#own_device', 'videop2r/engine/runs.py'),
                                       'videop2r.engine.runs.peak_gb': ('engine/runs.html#peak_gb', 'videop2r/engine/runs.py'),
                                       'videop2r.engine.runs.rng_state': ('engine/runs.html#rng_state', 'videop2r/engine/runs.py'),
                                       'videop2r.engine.runs.save_adapter': ('engine/runs.html#save_adapter', 'videop2r/engine/runs.py'),

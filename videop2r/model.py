@@ -61,7 +61,7 @@ def load(
     "Load a checkpoint for inference or as the frozen base of adapters; `ValueError` where it cannot be."
     _hush()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or (torch.float32 if str(device) == "cpu" else torch.bfloat16)
+    dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
     check_source(name)
     check_attention(attention, device, dtype)
     more = dict(quantization_config=quantisation(dtype)) if nf4 else {}

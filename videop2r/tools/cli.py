@@ -316,7 +316,6 @@ def _sft(
 ):
     "Fine-tune a LoRA adapter on traces"
     from dataclasses import replace
-    from accelerate import PartialState
     from videop2r.tools.keyframes import sampler_of
     from videop2r.tools.launch import PRESETS, prompt_of, run_sft
     given = {name: value for name, value in settings.items() if value is not None}
@@ -325,7 +324,7 @@ def _sft(
     chosen = replace(PRESETS[preset].sft, **given)
     source.update(workers=workers, cache=cache, sampler=sampler_of(sampler), seconds=seconds)
     found = run_sft(records, media, model, out, chosen, resume, track, **source)
-    if not PartialState().is_main_process: return
+    if not found.main: return
     best = f", lowest validation loss: {out}/best" if found.best else ""
     print(found._repr_markdown_() + f"\n\nadapter: {out}/last{best}")
 

@@ -19,7 +19,7 @@ from ..data import Record, read_records
 from ..engine.learner import Learner, Media
 from ..engine.media import Reader, reader_of
 from ..engine.paint import escaped, markdown_table
-from ..engine.runs import Team, digest, fingerprint, must_hold
+from ..engine.runs import digest, fingerprint, must_hold, own_device
 from ..engine.tuner import Tuner, check_data
 from ..judge import Judge, base_judge, judge_of
 from ..model import Policy, add_lora, load, load_adapter
@@ -204,6 +204,7 @@ class Tuned:
     steps: int           # that were asked for
     bad: dict = field(default_factory=dict) # record -> why it was left out
     agnostic: bool = False
+    main: bool = True    # this process speaks for all
 
     @property
     def seen(self) -> list: return [row for row in self.rows if "val_loss" in row]
@@ -331,10 +332,9 @@ class Source:
 # %% ../../nbs/tools/launch.ipynb #1ed0b7bb
 def tuner_of(model, source: Source, settings: SFT, out, track=None) -> Tuner:
     "Data, the base on this rank's device, and a fresh adapter."
-    from accelerate import PartialState
     coder = Coder.load(model)
     training, validation = source.read(coder, settings)
-    base = load(model, nf4=settings.nf4, device=PartialState().device)
+    base = load(model, nf4=settings.nf4, device=own_device())
     lora = dict(rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout)
     policy = add_lora(base, coder.family, seed=settings.seed, **lora)
     return Tuner(policy, coder, training, settings, out, validation, track)
@@ -360,7 +360,7 @@ def run_sft(
               "validation examples": len(tuner.validation or ())}
     def tuned():
         bad = {each["where"]: each["reason"] for each in tuner.folder.bad}
-        run = (tuner.rows, len(tuner.order), bad, source.agnostic)
+        run = (tuner.rows, len(tuner.order), bad, source.agnostic, tuner.team.main)
         return Tuned(Path(out), str(model), settings, counts, *run)
     tuner.folder.card = lambda which: tuned().card(which)
     tuner.run(resume, quiet, hook)
@@ -386,8 +386,7 @@ def preset_of(
 # %% ../../nbs/tools/launch.ipynb #386df5ce
 def open_policy(model, adapter, preset: Preset): # (Policy, RL)
     "A base with a trainable policy, and the reference that belongs to it."
-    device = Team("cuda" if torch.cuda.is_available() else "cpu").device
-    policy = Policy.load(model, nf4=preset.nf4, device=device)
+    policy = Policy.load(model, nf4=preset.nf4, device=own_device())
     if adapter is None:
         trained = add_lora(policy.model, policy.family, preset.rank, seed=preset.rl.seed)
         return Policy(trained, policy.coder), replace(preset.rl, reference="base")

@@ -1,0 +1,64 @@
+"Two processes by command, as a launcher starts them, against one: SFT and RL, odd counts and a clip that cannot be read."
+import json, os, shutil, socket, subprocess, sys
+from pathlib import Path
+import pytest
+from safetensors.torch import load_file
+from videop2r.tools.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT / "data_samples"
+COMMON = ["--model", SAMPLES / "teacher", "--preset", "tiny", "--prompt", "short", "--frames", 4]
+
+def lines(path): return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    "Seven records with their clips, one of which is cut off; traces for them."
+    folder = tmp_path_factory.mktemp("media")
+    rows = lines(SAMPLES / "train.jsonl")[:7]
+    for row in rows:
+        (folder / row["path"]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(SAMPLES / row["path"], folder / row["path"])
+        row["output"] = f"<observation>I see {row['problem_id']}.</observation> <think>So it is.</think><answer>A</answer>"
+    broken = folder / rows[2]["path"]
+    broken.write_bytes(broken.read_bytes()[:100])
+    (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+def launcher(name):
+    own = {"torchrun": ["torch.distributed.run", "--nproc_per_node=2", "--master_port"],
+           "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
+                          "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port"]}[name]
+    return [sys.executable, "-m", *own, free_port(), "-m", "videop2r.tools.cli"]
+
+def both_ways(media, out, by, command, *more):
+    "The same command in two processes and in one: the folders of both."
+    args = [command, "--records", media / "records.jsonl", "--media", media, *COMMON, *more, "--out"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HOME": str(out)}
+    done = subprocess.run([*launcher(by), *map(str, args), str(out / "two")], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert all(f"process {i} of 2" in done.stderr for i in (1, 2)) and done.stdout.count("adapter") == 1
+    assert main([*map(str, args), str(out / "one")]) == 0
+    return out / "two", out / "one"
+
+def check_same_run(two, one, names):
+    for row, other in zip(lines(two / "metrics.jsonl"), lines(one / "metrics.jsonl"), strict=True):
+        assert {name: row[name] for name in names} == pytest.approx({name: other[name] for name in names}, abs=1e-5)
+    mine, theirs = (load_file(folder / "last/adapter_model.safetensors") for folder in (two, one))
+    assert mine.keys() == theirs.keys() and max((mine[name] - theirs[name]).abs().max() for name in mine) < 1e-5
+    left_out = [[row["where"] for row in lines(folder / "quarantine.jsonl")] for folder in (two, one)]
+    assert left_out[0] == left_out[1] == [lines(two.parent / "names.jsonl")[0]]
+
+@pytest.mark.parametrize("by, command, more, names", [
+    ("torchrun", "sft", ("--batch", 7, "--steps", 2, "--lr", 2e-4), ("loss", "loss_perception", "grad_norm", "tokens")),
+    ("accelerate", "rl", ("--prompts", 7, "--g", 2, "--limit", 48, "--steps", 2, "--judge", "oracle", "--lr", 2e-4),
+     ("reward_perception", "reward_reasoning", "loss", "grad_norm"))])
+def test_a_command_in_two_processes_is_the_command_in_one(media, tmp_path, by, command, more, names):
+    bad = lines(media / "records.jsonl")[2]["problem_id"]
+    (tmp_path / "names.jsonl").write_text(json.dumps(bad))
+    check_same_run(*both_ways(media, tmp_path, by, command, *more), names)
