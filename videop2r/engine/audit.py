@@ -14,6 +14,7 @@ from functools import partial
 from html import escape
 from multiprocessing.connection import wait
 from pathlib import Path
+import psutil
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..data import RecordError, resolve
@@ -63,8 +64,7 @@ def _bound(memory):
     try: import resource
     except ImportError: return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if not Path("/proc/self/statm").exists(): return
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    mapped = psutil.Process().memory_info().vms
     highest = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (int(mapped + memory * 2**30), highest))
 

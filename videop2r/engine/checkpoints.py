@@ -78,7 +78,7 @@ def _told_and_shapes(folder):
         if f.is_file(): continue
         raise ValueError(f"{folder}: holds no {f.name}; give the folder of an adapter that PEFT saved as safetensors")
     with safe_open(weights, "pt") as f: shapes = {k: f.get_slice(k).get_shape() for k in f.keys()}
-    return json.loads(config.read_text()), shapes
+    return json.loads(config.read_text(encoding="utf-8")), shapes
 
 def check_adapter(base, folder):
     "`ValueError` for an adapter that does not fit the base; a warning for a base of another name."

@@ -15,7 +15,8 @@ from fastcore.basics import patch
 # %% ../../nbs/engine/files.ipynb #9a4d245d
 def _sync(path):
     "Hand a file, or a folder's entries, to the disk; where a folder cannot be opened, nothing is done."
-    try: handle = os.open(path, os.O_RDONLY)
+    how = os.O_RDONLY if os.path.isdir(path) else os.O_RDWR # Windows syncs no file opened to read
+    try: handle = os.open(path, how)
     except OSError: return
     try: os.fsync(handle)
     except OSError: pass # some file systems have no such call
@@ -43,7 +44,7 @@ def replacing(
 # %% ../../nbs/engine/files.ipynb #076c6d74
 def write_text(path, text: str):
     "Replace a text file."
-    with replacing(path) as part: part.write_text(text, encoding="utf-8")
+    with replacing(path) as part: part.write_text(text, encoding="utf-8", newline="\n")
 
 def write_json(path, value):
     "Replace a JSON file; `ValueError` for what JSON has no place for, NaN included."

@@ -9,8 +9,9 @@ __all__ = ['check_trackers', 'own_device', 'Team', 'Interrupted', 'ctrl_c', 'dig
 
 # %% ../../nbs/engine/runs.ipynb #a0f9de94
 import hashlib, json, os, random, shutil, signal, sys, threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+import psutil
 import torch
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
@@ -139,7 +140,7 @@ def fingerprint(
     folder = Path(folder)
     if not folder.is_dir(): return str(folder)
     weights = [_ends(path) for path in sorted(folder.glob("*.safetensors"))]
-    return f"{folder.resolve().name} {digest((folder / 'config.json').read_text(), *weights)[:8]}"
+    return f"{folder.resolve().name} {digest((folder / 'config.json').read_text(encoding='utf-8'), *weights)[:8]}"
 
 def base_of(model) -> dict: # {"base", "trained"}
     "The base of a model with adapters, by fingerprint, and what of it is trained."
@@ -183,7 +184,7 @@ def _beside(folder): return [folder.with_name(f".{folder.name}.{end}") for end i
 
 def _sync_all(folder):
     for path in folder.iterdir():
-        with open(path, "rb") as file: os.fsync(file.fileno())
+        with open(path, "r+b") as file: os.fsync(file.fileno())
 
 # %% ../../nbs/engine/runs.ipynb #965c56b1
 def save_adapter(
@@ -408,9 +409,21 @@ def leave_out(self: RunFolder, found: list): # {"where", "reason"}, of all proce
     if new and self.writes: Journal(self.quarantine).add(*new)
 
 # %% ../../nbs/engine/runs.ipynb #dd83af90
-def peak_gb(device="cpu") -> float:
+def _held():
+    "The most bytes of the machine's memory that this process has held; on macOS, what it holds now."
+    status = Path("/proc/self/status")
+    if status.exists(): # Linux
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    memory = psutil.Process().memory_info()
+    return getattr(memory, "peak_wset", memory.rss) # Windows counts a peak
+
+def peak_gb(
+    device="cpu",
+    reset: bool = False, # count from now on, where Linux allows it
+) -> float:
     "The most memory that this process has held, in GB: on its GPU, or of the machine."
     if torch.device(device).type == "cuda": return torch.cuda.max_memory_allocated(device) / 1e9
-    import resource
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    if reset:
+        with suppress(OSError): Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    return _held() / 1e9

@@ -58,7 +58,9 @@ class Store(Mapping):
 
     def __getitem__(self, key):
         start, length, _ = self.places[key]
-        return json.loads(os.pread(self.file.fileno(), length, start))
+        with self.guard:
+            self.file.seek(start)
+            return json.loads(self.file.read(length))
     def __iter__(self): return iter(self.places)
     def __len__(self): return len(self.places)
 

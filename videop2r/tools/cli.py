@@ -73,7 +73,7 @@ def _report(
     "Draw report.html again from a run's report.json"
     from pathlib import Path
     from videop2r.tools.report import write_report
-    print(write_report(loads((Path(dir) / "report.json").read_text()), dir))
+    print(write_report(loads((Path(dir) / "report.json").read_text(encoding="utf-8")), dir))
 
 # %% ../../nbs/tools/cli.ipynb #9cbfdb30
 @command()
@@ -427,8 +427,14 @@ def read_command(argv: list): # (words of the command, its function, its options
     return words, COMMANDS[words][0], options
 
 # %% ../../nbs/tools/cli.ipynb #efe9f881
+def _show_all():
+    "What a console has no letter for is written as its number."
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
+
 def main(argv=None) -> int:
     "Run one command; returns its exit code."
+    _show_all()
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["--version"]:
         import videop2r

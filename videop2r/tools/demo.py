@@ -11,6 +11,7 @@ import multiprocessing as mp
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+import psutil
 import torch
 from tqdm.auto import tqdm
 from ..cot import SHORT, Prompt
@@ -20,7 +21,7 @@ from ..engine.files import read_json, write_text
 from ..engine.learner import train_rl
 from ..engine.paint import png_uri
 from ..engine.reading import to_prompts
-from ..engine.runs import RunFolder
+from ..engine.runs import RunFolder, peak_gb
 from ..engine.tuner import train_sft
 from ..evaluate import by_kind, difference, evaluate, summarise
 from ..judge import ORACLE
@@ -58,18 +59,6 @@ SIZES = dict(
 _ARMS = ("pagrpo", "grpo")
 _BRIEF = Prompt("Answer briefly.", {})
 
-# %% ../../nbs/tools/demo.ipynb #bfe5a563
-def _high_water(reset=False):
-    "Peak resident memory of this process in MB."
-    clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    if reset and clear.exists(): clear.write_text("5")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    import resource
-    unit = 2**20 if platform.system() == "Darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
 # %% ../../nbs/tools/demo.ipynb #8bdf2df3
 @dataclass
 class Run:
@@ -92,10 +81,10 @@ class Run:
     def stage(self, name, work) -> dict:
         "Do a stage's work once; afterwards its stored result."
         if self.path(name).exists(): return read_json(self.path(name))
-        _high_water(reset=True)
+        peak_gb(reset=True)
         start = time.time()
         value = work()
-        peak = max(_high_water(), value.get("peak_mb", 0))
+        peak = max(1000 * peak_gb(), value.get("peak_mb", 0))
         told = dict(value, name=name, seconds=time.time() - start, peak_mb=peak)
         write_text(self.path(name), json.dumps(told)) # a metric may be NaN
         return read_json(self.path(name))
@@ -284,10 +273,9 @@ def _examine(run: Run) -> dict:
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "decord", "av", "einops")
 
 def _machine():
-    known = hasattr(os, "sysconf")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if known else None
+    memory = psutil.virtual_memory().total / 2**30
     cpu = platform.processor() or platform.machine()
-    told = dict(cpu=cpu, cores=os.cpu_count(), memory_gb=memory and round(memory, 1))
+    told = dict(cpu=cpu, cores=os.cpu_count(), memory_gb=round(memory, 1))
     return dict(told, platform=platform.platform())
 
 def _sheet(run, group):
