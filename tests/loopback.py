@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 def reply(path, text, stop=None, tokens=(7, 3)):
     "A body in the protocol of a path."
-    if path.endswith("messages"):
+    if path.split("?")[0].endswith("messages"):
         return dict(id="m", type="message", role="assistant", model="m", content=[dict(type="text", text=text)], stop_reason=stop or "end_turn", stop_sequence=None,
                     usage=dict(input_tokens=tokens[0], output_tokens=tokens[1]))
     return dict(id="c", object="chat.completion", created=0, model="m", choices=[dict(index=0, finish_reason=stop or "stop", message=dict(role="assistant", content=text))],
@@ -20,7 +20,7 @@ class Handler(BaseHTTPRequestHandler):
         with s.lock:
             s.seen.append(dict(time=time.monotonic(), path=self.path, headers=dict(self.headers), body=body))
             fault = s.faults.pop(0) if s.faults else None
-        FAULTS.get(fault, Handler.good)(self, body)
+        FAULTS.get(fault, fault if callable(fault) else Handler.good)(self, body)
 
     def send(self, status, data, headers=()):
         data = data if isinstance(data, bytes) else json.dumps(data).encode()

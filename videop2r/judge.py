@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from . import sampling # gives a Policy its `sample`
 from .data import Journal, Record
-from .engine.remote import chat_of
+from .engine.files import private
+from .engine.remote import chat_of, is_remote, without_secrets
 from .engine.shared import group_logprobs
 from .model import Policy
 from .oracle import sufficient
@@ -231,7 +232,7 @@ def panel(
 # %% ../nbs/3_training/1_judge.ipynb #d5a01159
 def recording(judge: Judge, path) -> Judge:
     "The judge itself, with every verdict appended to a file."
-    journal = Journal(path)
+    journal = Journal(private(path))
     def ask(record, observation):
         v = judge(record, observation)
         kept = dict(yes=v.yes, reason=v.reason, cost=v.cost)
@@ -250,14 +251,15 @@ def recorded(path) -> Judge:
     return Judge(ask, f"recorded in {journal.path.name}")
 
 # %% ../nbs/3_training/1_judge.ipynb #c477eeda
+_BETWEEN = re.compile(r"\+(?=(?:oracle|recorded|base|openai|anthropic)(?:[:@+]|$))")
 _SPECS = "oracle, recorded:FILE, base:FOLDER, openai:MODEL@URL or anthropic:MODEL, or several joined by +"
 
 def _judge_named(kind, rest, spec, settings):
     if kind == "oracle": return ORACLE
     if kind == "recorded": return recorded(rest)
     if kind == "base": return base_judge(Policy.load(rest))
-    if kind in ("openai", "anthropic"): return chat_judge(chat_of(spec, **settings))
-    raise ValueError(f"judge {spec!r}: use {_SPECS}")
+    if is_remote(spec): return chat_judge(chat_of(spec, **settings))
+    raise ValueError(f"judge {without_secrets(spec).split('@')[0]!r}: use {_SPECS}")
 
 def judge_of(
     spec: str,              # oracle, recorded:FILE, base:FOLDER, openai:MODEL@URL, anthropic:MODEL, or several joined by +
@@ -265,6 +267,7 @@ def judge_of(
     **settings,             # as in `Chat`, for models behind servers
 ) -> Judge:
     "A judge from one word; `ValueError` for a word that names none."
-    if "+" in spec: return panel(*(judge_of(part, evidence, **settings) for part in spec.split("+")))
+    parts = _BETWEEN.split(spec)
+    if len(parts) > 1: return panel(*(judge_of(part, evidence, **settings) for part in parts))
     kind, _, rest = spec.partition(":")
     return replace(_judge_named(kind, rest, spec, settings), evidence=evidence)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
 from ..data import Record, resolve
-from .files import append, read_json
+from .files import append, private, read_json
 from .runs import RunFolder, check_same, digest
 
 # %% ../../nbs/engine/store.ipynb #d2db1a45
@@ -37,8 +37,7 @@ class Store(Mapping):
         key="problem_id",   # field that names a row
     ):
         self.path, self.key, self.guard = Path(path), key, threading.Lock()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "a+b", buffering=0)
+        self.file = open(private(self.path), "a+b", buffering=0)
         self.places, self.end = {}, 0 # key -> start, length, whether it is final
         self._read()
 
@@ -90,6 +89,7 @@ class Ledger(RunFolder):
     ): super().__init__(out, settings, "generate", accept)
 
     def __enter__(self):
+        self.out.mkdir(0o700, parents=True, exist_ok=True) # it holds what models wrote
         super().__enter__()
         try:
             self.traces = Store(self.out / "traces.jsonl", "key")

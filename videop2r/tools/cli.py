@@ -15,6 +15,7 @@ from json import dumps, loads
 from typing import Annotated
 from fastcore.docments import docments
 from fastcore.script import anno_parser
+from ..engine.remote import without_secrets
 
 # %% ../../nbs/tools/cli.ipynb #5eff1753
 def pair(text: str) -> tuple:
@@ -217,7 +218,7 @@ def _chat(out, timeout, price, keep=True):
     if not keep: return dict(timeout=timeout, price=price)
     from pathlib import Path
     from videop2r.engine.remote import Cache
-    Path(out).mkdir(parents=True, exist_ok=True)
+    Path(out).mkdir(0o700, parents=True, exist_ok=True) # it holds what models wrote
     return dict(timeout=timeout, price=price, cache=Cache(Path(out) / "replies.db"))
 
 def _prompt(word):
@@ -360,8 +361,8 @@ def _rl(
     changes = {name: value for name, value in settings.items() if value is not None}
     if prompt: changes["prompt"] = _prompt(prompt)
     if track: changes["trackers"] = (track,)
-    remote = "openai:" in judge or "anthropic:" in judge
-    chat = _chat(out, timeout, judge_price) if remote else {}
+    from videop2r.engine.remote import is_remote
+    chat = _chat(out, timeout, judge_price) if is_remote(judge) else {}
     reading = dict(cache=cache, sampler=sampler, seconds=seconds)
     given = (records, media, model, adapter, judge, out, preset, recipe, resume)
     done = run_rl(*given, chat=chat, reading=reading, **changes)
@@ -391,6 +392,7 @@ def parser_of(words: str):
     function, fields = COMMANDS[words]
     parser = anno_parser(function, prog=f"videop2r {words}")
     parser.epilog = None
+    parser.error = lambda message: type(parser).error(parser, without_secrets(message))
     for each in fields: _add_fields(parser, each)
     return parser
 

@@ -14,7 +14,7 @@ import numpy as np
 from fastcore.xml import B, Details, Div, Figcaption, Figure, H3, Img, P, Pre, Summary
 from ..cot import parse
 from ..data import MEDIA, TASKS, read_records
-from ..engine.files import read_json, write_json, write_text
+from ..engine.files import private, read_json, write_json, write_text
 from ..engine.paint import INK, png_uri
 from ..evaluate import wilson
 from ..traces import FUNNEL, gist, reached
@@ -330,4 +330,4 @@ def write_funnel(
     pictures, why = _pictures(texts)
     write_json(Path(out) / "funnel.json", figures)
     write_text(Path(out) / "funnel.html", _render(figures, pictures, why))
-    return Path(out) / "funnel.html"
+    return private(Path(out) / "funnel.html")

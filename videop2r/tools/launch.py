@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'REASON', 'SHORT_REASON', 'PACKAGES', 'Preset', 'preset_ta
            'Tuned', 'Source', 'tuner_of', 'run_sft', 'preset_of', 'open_policy', 'Result', 'run_rl']
 
 # %% ../../nbs/tools/launch.ipynb #3ea99310
-import math, os, platform, threading
+import math, os, platform, re, threading
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..data import Record, read_records
 from ..engine.learner import Learner, Media
 from ..engine.media import Reader, reader_of
 from ..engine.paint import escaped, markdown_table
+from ..engine.remote import is_remote
 from ..engine.runs import digest, fingerprint, must_hold, own_device
 from ..engine.tuner import Tuner, check_data
 from ..judge import Judge, base_judge, judge_of
@@ -399,8 +400,8 @@ def open_policy(model, adapter, preset: Preset): # (Policy, RL)
 def _judge(spec, policy, workers, chat): # (Judge, threads)
     if isinstance(spec, Judge): return spec, workers
     if spec == "base": return base_judge(policy), 0
-    remote = "openai:" in spec or "anthropic:" in spec
-    return judge_of(spec, **chat), workers or (16 if remote and "base" not in spec else 0)
+    own = re.search(r"(^|\+)base:", spec) # asks a model on this machine
+    return judge_of(spec, **chat), workers or (16 if is_remote(spec) and not own else 0)
 
 # %% ../../nbs/tools/launch.ipynb #7d0e4d84
 @dataclass

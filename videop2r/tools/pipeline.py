@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from ..cot import Prompt
 from ..data import Record, read_records, write_jsonl, write_parts
-from ..engine.files import replacing
+from ..engine.files import private, replacing
 from ..engine.paint import escaped, markdown_table
 from ..engine.reading import ahead, prompts_ahead, unfit
 from ..engine.remote import Reply
@@ -382,7 +382,8 @@ def conclude(self: _Run) -> Made:
     with replacing(made.out / "quarantine.jsonl") as part:
         part.write_text("".join(map(_line, self.line.quarantine)), encoding="utf-8")
     for old in made.out.glob("sft.part*of*.json.gz"): old.unlink()
-    write_parts(read_records(made.out / "kept.jsonl"), made.out / "sft.json.gz", drop=True)
+    parts = write_parts(read_records(made.out / "kept.jsonl"), made.out / "sft.json.gz", drop=True)
+    for file in (made.out / "rejected.jsonl", made.out / "kept.jsonl", *parts): private(file)
     return made
 
 # %% ../../nbs/tools/pipeline.ipynb #6d317f18
