@@ -114,7 +114,7 @@ class Chat:
     key: str = ""              # name of the environment variable that holds the key
     temperature: float = None  # None: the server's default
     max_tokens: int = 1024
-    timeout: float = 60.       # seconds, for each try
+    timeout: float = 60.       # seconds for each try, as a whole
     retries: int = 4
     price: tuple = (0., 0.)    # dollars for a million tokens read, and written
     cache: Cache = field(default=None, repr=False)
@@ -127,6 +127,7 @@ class Chat:
             remedy = "put the key into an environment variable, and give the variable's name"
             raise ValueError(f"key is not the name of an environment variable: {remedy}")
         _check_address(self.address, self.model)
+        _check_numbers(self)
         self._guard, self._made = threading.Lock(), None
 
     @property
@@ -153,6 +154,20 @@ def _check_address(url, model):
     if not fine: raise ValueError(f"{what} has no host, or no number for its port")
 
 # %% ../../nbs/engine/remote.ipynb #c7e4ece6
+def _check_numbers(chat):
+    "`ValueError` for a setting that no call can have."
+    def known(value): return isinstance(value, (int, float)) and abs(value) < math.inf
+    if not (known(chat.timeout) and chat.timeout > 0):
+        raise ValueError(f"timeout is {chat.timeout!r}: give seconds, above 0")
+    for name, least in dict(max_tokens=1, retries=0).items():
+        value = getattr(chat, name)
+        if not (known(value) and value >= least): raise ValueError(f"{name} is {value!r}: give at least {least}")
+    if len(chat.price) != 2 or not all(known(each) and each >= 0 for each in chat.price):
+        raise ValueError(f"price is {chat.price!r}: give two numbers of dollars, of at least 0")
+    if not (chat.temperature is None or known(chat.temperature) and chat.temperature >= 0):
+        raise ValueError(f"temperature is {chat.temperature!r}: give a number of at least 0")
+
+# %% ../../nbs/engine/remote.ipynb #bb7b5796
 @patch
 def _secret(self: Chat):
     found = os.environ.get(self.key, "").strip()
@@ -186,6 +201,16 @@ def _reason(self: Chat, error):
     text = re.sub(r"\s+", " ", self._clean(text))[:300]
     return f"{text}; check the key in {self.key}" if status in (401, 403) else text
 
+def _count(value) -> int:
+    "Tokens that a server says it counted; 0 for anything that is no such number."
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value.strip()): value = int(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return int(value) if number and 0 <= value <= 1e9 else 0
+
+def _counts(used, *names):
+    return [_count(used.get(name)) if isinstance(used, dict) else 0 for name in names]
+
+# %% ../../nbs/engine/remote.ipynb #8dfb06aa
 def _unusable(text, stop, tokens_out):
     "Why an answer cannot be used, or nothing."
     if stop in ("length", "max_tokens"): return f"cut off at {tokens_out} tokens"
@@ -199,7 +224,7 @@ def _answer(self: Chat, request):
         text, stop, tokens_in, tokens_out = self._read(self._send(request))
         reason = _unusable(text, stop, tokens_out)
     except (self._fault(), OSError) as error: return Reply(None, self._reason(error))
-    except (ValueError, TypeError, AttributeError, LookupError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         return Reply(None, f"malformed reply ({type(error).__name__})")
     cost = (tokens_in * self.price[0] + tokens_out * self.price[1]) / 1e6
     return Reply(None if reason else self._unkeyed(text), reason, tokens_in, tokens_out, cost)
@@ -209,13 +234,45 @@ def _answer(self: Chat, request):
 def __call__(self: Chat, messages: list) -> Reply:
     "Ask; `ValueError` where no reply could come: no key, no package, no way through a proxy."
     self._secret()
-    request, start = self._request(messages), time.time()
+    request, start = self._request(messages), time.monotonic()
     key = key_of(type(self).__name__, self.base_url and origin(self.base_url), request)
     found = self.cache.get(key) if self.cache is not None else None
     if found: return replace(Reply(**found), cost=0., seconds=0., cached=True)
-    reply = replace(self._answer(request), seconds=time.time() - start)
-    if self.cache is not None and reply.tokens_out: self.cache.put(key, asdict(reply))
+    reply = replace(self._answer(request), seconds=time.monotonic() - start)
+    if self.cache is not None and (reply.tokens_out or reply.text): self.cache.put(key, asdict(reply))
     return reply
+
+# %% ../../nbs/engine/remote.ipynb #2be10a70
+_LARGEST = 8 << 20 # bytes of a reply; some two million tokens
+
+def _within(seconds, call, *given):
+    "What a call gives; `TimeoutError` where it takes longer."
+    future = Future()
+    def work():
+        try: future.set_result(call(*given))
+        except BaseException as e: future.set_exception(e)
+    threading.Thread(target=work, daemon=True).start()
+    return future.result(seconds)
+
+# %% ../../nbs/engine/remote.ipynb #d66a94bb
+def _joined(parts):
+    "The bytes of a reply; `ValueError` where they are too many."
+    found = bytearray()
+    for part in parts:
+        found += part
+        if len(found) > _LARGEST: raise ValueError(f"the reply is larger than {_LARGEST >> 20} MB")
+    return bytes(found)
+
+def _unpacked(body, packing):
+    "The bytes as they were before they were packed; `ValueError` where they are too many, or broken."
+    if not body or packing in ("", "identity"): return body
+    if packing not in ("gzip", "x-gzip", "deflate"):
+        raise ValueError(f"the reply is packed as {packing[:20]!r}, which was not asked for")
+    tool = zlib.decompressobj(47)
+    try: found = tool.decompress(body, _LARGEST + 1)
+    except zlib.error as e: raise ValueError(f"the reply cannot be unpacked ({e})") from None
+    if len(found) > _LARGEST: raise ValueError(f"the reply unpacks to more than {_LARGEST >> 20} MB")
+    return found
 
 # %% ../../nbs/engine/remote.ipynb #bed27123
 _ONWARD = (301, 302, 303, 307, 308)
@@ -237,10 +294,12 @@ class _Door:
         inner = None
         with suppress(IndexError): inner = self.idle.pop()
         inner = inner or httpx2.HTTPTransport(proxy=self.proxy)
-        try: found = self._fetch(inner, self._outgoing(request))
-        except BaseException:
+        try: found = _within(self.chat.timeout, self._fetch, inner, self._outgoing(request))
+        except BaseException as e:
             inner.close()
-            raise
+            if type(e) is not TimeoutError: raise
+            what = f"no whole reply within {self.chat.timeout:g} s"
+            raise httpx2.ReadTimeout(what, request=request) from None
         self.idle.append(inner)
         return found
 
@@ -253,18 +312,20 @@ def _outgoing(self: _Door, request):
     if asked.startswith("/v1/"): path = path.removesuffix("/v1")
     query = f"?{self.true.query}" if self.true.query else ""
     headers = httpx2.Headers(request.headers)
-    headers.update(self.headers)
+    headers.update(self.headers | {"accept-encoding": "gzip, deflate"})
     how = dict(headers=headers, content=request.read(), extensions=request.extensions)
     return httpx2.Request(request.method, origin(self.chat.address) + path + asked + query, **how)
 
+# %% ../../nbs/engine/remote.ipynb #7b6ba3d0
 @patch
 def _fetch(self: _Door, inner, request, hops=3):
     "The whole reply; a redirect is followed on the same host alone."
     import httpx2
     response = inner.handle_request(request)
-    body = b"".join(response.stream)
-    response.stream.close()
     status, place = response.status_code, response.headers.get("location")
+    try: body = _unpacked(_joined(response.stream), response.headers.pop("content-encoding", ""))
+    except ValueError as e: raise self.chat._fault()(f"{status}: {e}") from None
+    response.stream.close()
     if place and status in _ONWARD:
         onward = urljoin(str(request.url), place)
         self._check_onward(origin(onward), status, hops)
@@ -295,6 +356,7 @@ def _connect(self: Chat):
     through = own.DefaultHttpxClient(transport=door, trust_env=False, follow_redirects=False)
     return getattr(own, self.client)(max_retries=self.retries, http_client=through, **how)
 
+# %% ../../nbs/engine/remote.ipynb #f42199f2
 @patch
 def ready(self: Chat):
     "The client, made when it is first needed; `ValueError` where no reply could come."
@@ -324,8 +386,8 @@ class OpenAIChat(Chat):
     def _form(self, messages): return dict(messages=messages)
 
     def _read(self, data):
-        choice, used = data["choices"][0], data.get("usage")
-        tokens = (used["prompt_tokens"], used["completion_tokens"]) if used else (0, 0)
+        choice = data["choices"][0]
+        tokens = _counts(data.get("usage"), "prompt_tokens", "completion_tokens")
         return choice["message"]["content"], choice["finish_reason"], *tokens
 
 # %% ../../nbs/engine/remote.ipynb #1d7e53e6
@@ -359,8 +421,7 @@ class AnthropicChat(Chat):
 
     def _read(self, data):
         text = "".join(block["text"] for block in data["content"] if block["type"] == "text")
-        used = data["usage"]
-        return text, data["stop_reason"], used["input_tokens"], used["output_tokens"]
+        return text, data["stop_reason"], *_counts(data.get("usage"), "input_tokens", "output_tokens")
 
 # %% ../../nbs/engine/remote.ipynb #48f449b9
 _PROTOCOLS = dict(openai=OpenAIChat, anthropic=AnthropicChat)

@@ -12,6 +12,7 @@ from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from importlib import import_module
 from json import dumps, loads
+from math import inf
 from typing import Annotated
 from fastcore.docments import docments
 from fastcore.script import anno_parser
@@ -21,8 +22,9 @@ from ..engine.remote import without_secrets
 def pair(text: str) -> tuple:
     "`3,15` as (3.0, 15.0)."
     try: first, second = map(float, text.split(","))
-    except ValueError: raise ArgumentTypeError(f"{text!r}: give two numbers, as in 3,15") from None
-    return first, second
+    except ValueError: first = second = -1
+    if 0 <= first < inf and 0 <= second < inf: return first, second
+    raise ArgumentTypeError(f"{text!r}: give two numbers of at least 0, as in 3,15")
 
 def names(text: str) -> tuple:
     "`a,b` as ('a', 'b')."

@@ -249,9 +249,11 @@ class _Run:
 
 def _stamp(): return round(time.time(), 1)
 
+def _sum(value): return value if 0 <= value < math.inf else 0. # NaN is no JSON
+
 def _trace_row(key, record, reply):
     said = dict(output=reply.text, reason=reply.reason, tokens_in=reply.tokens_in, tokens_out=reply.tokens_out)
-    paid = dict(cost=reply.cost, seconds=reply.seconds, cached=reply.cached, at=_stamp())
+    paid = dict(cost=_sum(reply.cost), seconds=_sum(reply.seconds), cached=reply.cached, at=_stamp())
     final = reply.text is not None or reply.tokens_out > 0 or reply.cost > 0
     return dict(key=key, problem_id=record.problem_id, **said, **paid, final=final)
 
@@ -281,7 +283,7 @@ def leave_out(self: _Run, key, reason):
 
 # %% ../../nbs/tools/pipeline.ipynb #ce52a71e
 def _verdict_row(key, record, verdict):
-    said = dict(yes=verdict.yes, reason=verdict.reason, cost=verdict.cost, at=_stamp())
+    said = dict(yes=verdict.yes, reason=verdict.reason, cost=_sum(verdict.cost), at=_stamp())
     return dict(key=key, problem_id=record.problem_id, **said, final=verdict.yes is not None or verdict.cost > 0)
 
 def _verdict_key(key, trace): return digest(key, trace.observation)
