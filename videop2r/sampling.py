@@ -12,6 +12,7 @@ import torch
 from fastcore.basics import patch
 from .data import Record
 from .engine.decoding import decode
+from .engine.images import head_of, picture_form
 from .engine.media import Reader
 from .engine.shared import prefill
 from .model import Policy
@@ -131,8 +132,6 @@ def respond(self: Policy, prompts: list, batch: int = 64, progress=None, **setti
         if progress: progress(len(part))
     return texts
 
-_IMAGES = (".png", ".jpg", ".jpeg", ".webp")
-
 def ask(
     folder,              # checkpoint folder or hub name
     path,                # a video or an image
@@ -142,7 +141,7 @@ def ask(
 ) -> str:
     "Ask a checkpoint about one file."
     policy, path = Policy.load(folder), Path(path).resolve()
-    kind = "image" if path.suffix.lower() in _IMAGES else "video"
+    kind = "image" if picture_form(head_of(path)) else "video"
     record = Record(problem_id=path.name, path=path.name, data_type=kind)
     visual = Reader(path.parent, frames).visual(record, policy.family)
     prompt = encode(policy.coder, question, visual, name=path.name)

@@ -8,7 +8,7 @@ __all__ = ['PATCHES', 'VideoError', 'sample_indices', 'uniform', 'AtRate', 'Clip
 
 # %% ../nbs/2_seeing/4_video.ipynb #9254f56e
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 import numpy as np, torch
@@ -68,6 +68,7 @@ class Clip:
     timestamps: list = None # seconds
     path: str = field(default="", repr=False) # the sheet shows its name
     kind: str = "video"     # or "image"
+    note: str = field(default="", repr=False) # what was lost or mended where it was read
 
     def __post_init__(self):
         self.frames = np.asarray(self.frames)
@@ -103,7 +104,7 @@ def pick(
     times = [self.timestamps[i] for i in places]
     indices = [self.indices[i] for i in places]
     fps = sampled_fps(times, self.fps)
-    return Clip(self.frames[places], fps, indices, times, self.path, self.kind)
+    return Clip(self.frames[places], fps, indices, times, self.path, self.kind, self.note)
 
 # %% ../nbs/2_seeing/4_video.ipynb #04b15a1f
 def smart_resize(
@@ -199,7 +200,7 @@ def shrink(
     size = clip_size(clip, family, min_pixels, max_pixels)
     if clip.frames.shape[1:3] == size: return clip
     frames = rearrange(resize(clip.frames, *size).byte(), "f c h w -> f h w c").contiguous().numpy()
-    return Clip(frames, clip.fps, clip.indices, clip.timestamps, clip.path, clip.kind)
+    return replace(clip, frames=frames)
 
 # %% ../nbs/2_seeing/4_video.ipynb #c55721f6
 def _normalise(frames, family): # in place: the float frames are nobody else's
@@ -263,6 +264,7 @@ def _repr_html_(self: Clip) -> str:
     note, video = f"{name}: {size}", self.kind == "video"
     if video:
         note = f"{name}: {n} frames of {size}, {self.seconds:.2f} s, {self.fps:.2f} a second"
+    if self.note: note += f" ({escape(self.note)})"
     sheet = png_uri(contact_sheet(self, scale=min(1, 160 / width), timestamps=video))
     image = f'<img src="{sheet}" alt="{note}" style="max-width:100%">'
     return f'<figure style="margin:0">{image}<figcaption>{note}</figcaption></figure>'

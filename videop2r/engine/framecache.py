@@ -6,8 +6,10 @@
 __all__ = ['FrameCache']
 
 # %% ../../nbs/engine/framecache.ipynb #3013d67d
-import hashlib, json, os, time
+import hashlib, json, os, time, warnings
+from contextlib import suppress
 from pathlib import Path
+from zlib import crc32
 import numpy as np
 from fastcore.basics import patch
 from .files import replacing
@@ -16,13 +18,16 @@ from ..video import Clip
 # %% ../../nbs/engine/framecache.ipynb #0270dab9
 def _pack(clip):
     about = dict(shape=clip.frames.shape, fps=clip.fps, indices=clip.indices, kind=clip.kind,
-                 timestamps=clip.timestamps)
-    return json.dumps(about).encode() + b"\n", np.ascontiguousarray(clip.frames)
+                 timestamps=clip.timestamps, note=clip.note)
+    head, frames = json.dumps(about).encode() + b"\n", np.ascontiguousarray(clip.frames)
+    return b"%08x " % crc32(frames, crc32(head)), head, frames
 
 def _unpack(file, path):
-    "The clip in a file; `ValueError` for a file that holds none."
-    about = json.loads(file.readline())
-    frames = np.frombuffer(file.read(), np.uint8).reshape(about.pop("shape"))
+    "The clip in a file; `ValueError` for a file that holds none, or not the one that was written."
+    told, head, frames = file.read(9), file.readline(), file.read()
+    if told != b"%08x " % crc32(frames, crc32(head)): raise ValueError("is damaged")
+    about = json.loads(head)
+    frames = np.frombuffer(frames, np.uint8).reshape(about.pop("shape"))
     return Clip(frames, path=str(path), **about)
 
 # %% ../../nbs/engine/framecache.ipynb #7dc51680
@@ -33,9 +38,10 @@ class FrameCache:
         gigabytes: float = 20., # bound of all entries together
     ):
         self.folder, self.bound = Path(folder), gigabytes * 1e9
-        self.hits, self.misses = 0, 0
+        self.hits, self.misses, self.said = 0, 0, False
         self.written = np.inf # the first write looks at what is there
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try: self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e: self._say(e)
 
     def __repr__(self): return f"FrameCache({str(self.folder)!r}, {self.hits} hits, {self.misses} misses)"
 
@@ -55,22 +61,41 @@ def kept(
 ) -> Clip:
     "The clip of a key, made and kept where it is not there; errors of `make` are not kept."
     entry = self.place(key)
-    try:
-        with open(entry, "rb") as file: clip = _unpack(file, path)
-        os.utime(entry)
-    except (OSError, ValueError):
+    clip = self._get(entry, path)
+    if clip: self.hits += 1
+    else:
         self.misses += 1
         clip = make()
         self._put(entry, _pack(clip))
-    else: self.hits += 1
     return clip
+
+# %% ../../nbs/engine/framecache.ipynb #8b0e7fad
+@patch
+def _get(self: FrameCache, entry, path):
+    "The clip of an entry, or nothing; a damaged one is said and made again."
+    try:
+        with open(entry, "rb") as file: clip = _unpack(file, path)
+    except (ValueError, TypeError) as e:
+        warnings.warn(f"{entry}: {e}; its frames are read from {path or 'the clip'} again")
+        return None
+    except OSError: return None
+    with suppress(OSError): os.utime(entry) # a cache that may only be read
+    return clip
+
+@patch
+def _say(self: FrameCache, error):
+    "That nothing can be kept, once."
+    if not self.said: warnings.warn(f"{self.folder}: nothing can be kept here ({error}); clips are read without")
+    self.said = True
 
 # %% ../../nbs/engine/framecache.ipynb #883d059b
 @patch
 def _put(self: FrameCache, entry, parts):
-    with replacing(entry) as part:
-        with open(part, "wb") as file: self.written += sum(file.write(p) for p in parts)
-    if self.written > self.bound / 50: self._sweep()
+    try:
+        with replacing(entry) as part:
+            with open(part, "wb") as file: self.written += sum(file.write(p) for p in parts)
+        if self.written > self.bound / 50: self._sweep()
+    except OSError as e: self._say(e)
 
 # %% ../../nbs/engine/framecache.ipynb #7ffcd01b
 @patch

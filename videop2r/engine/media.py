@@ -6,7 +6,7 @@
 __all__ = ['sampler_key', 'Reader', 'reader_of', 'gallery']
 
 # %% ../../nbs/engine/media.ipynb #635df15e
-import os, pickle
+import os, pickle, time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -104,6 +104,7 @@ def _fetch(self: Reader, path, record, family):
         return shrink(clip, family, *pixels) if family else clip
     found = self._apart(str(path), record.data_type, self.frames, record, family, pixels)
     if found["kind"] == "good": return found["clip"]
+    if found["kind"] == "machine": raise OSError(found["errno"], found["reason"], str(path))
     remedy = "; leave its records out, or allow more" if found["kind"] in ("time", "died") else ""
     raise VideoError(f"{path}: {found['reason']}{remedy}")
 
@@ -114,9 +115,15 @@ def clip(
     record: Record,
     family: Family = None, # whose size the frames take; None: the file's
 ) -> Clip:
-    "A record's medium; `RecordError` or `VideoError` names what cannot be read, and the remedy."
+    """A record's medium; `RecordError` or `VideoError` names what cannot be read, and the remedy.
+
+    `OSError` is the machine's own fault, after a second try: it says nothing of the file."""
     path = self.path(record)
-    make = partial(self._fetch, path, record, family)
+    def make():
+        try: return self._fetch(path, record, family)
+        except OSError: # the machine's fault, which may pass
+            time.sleep(.2)
+            return self._fetch(path, record, family)
     if not (self.cache and family and path.is_file()): return make()
     return self.cache.kept(self._key(path, record, family), make, path)
 

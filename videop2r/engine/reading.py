@@ -102,7 +102,7 @@ def prompts_ahead(
     reader = reader_of(media, frames=frames, pixels=pixels)
     def see(record):
         try: return record, reader.visual(record, coder.family)
-        except (ValueError, OSError) as e: return record, str(e)
+        except ValueError as e: return record, str(e)
     with closing(ahead(see, records, workers, depth)) as seen:
         for record, found in seen:
             if not isinstance(found, str):
