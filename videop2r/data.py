@@ -355,7 +355,7 @@ def resolve(
 ) -> Path:
     "The file's place in the media folder, there or not; `RecordError` for a path that leads out."
     def refuse(what, remedy): _fail("record", "path", f"is {str(path)!r}{what}", remedy)
-    if not str(path).strip() or "\0" in str(path):
+    if not str(path).strip() or any(letter < " " for letter in str(path)):
         refuse("", "give the medium's path, relative to the media folder")
     base = Path(os.path.abspath(root))
     full = Path(os.path.abspath(base / str(path)))

@@ -176,10 +176,15 @@ def _places(sizes, n, seed):
     draw, share = random.Random(seed), shares(sizes, n)
     return {k: set(draw.sample(range(sizes[k]), share[k])) for k in sorted(sizes)}
 
+def _fetchable(record, where):
+    "`RecordError` for a path that a list of files to fetch must not hold."
+    try: resolve(record.path, "media")
+    except RecordError as e: raise RecordError(f"{where}: {str(e).removeprefix('record: ')}", where) from None
+
 def _pick(path, places, media):
     "Picked records, in order; their paths are added to `media`."
     at = Counter()
-    for record in read_records(path, lambda error: None):
+    for record in read_records(path, lambda error: None, [_fetchable]):
         k = _stratum(record)
         if at[k] in places[k]:
             media[os.path.normpath(record.path)] += 1
@@ -217,7 +222,7 @@ def subset(
     files, out = parts_of(path), Path(out)
     sizes, media, bad = Counter(), Counter(), []
     def on_fault(error): bad.append(on_bad and on_bad(error))
-    for record in read_records(files, on_fault): sizes[_stratum(record)] += 1
+    for record in read_records(files, on_fault, [_fetchable]): sizes[_stratum(record)] += 1
     there = sizes.total()
     if not 0 < n <= there:
         raise ValueError(f"a subset of {n} was asked for and there are {there} records; "
