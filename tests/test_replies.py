@@ -28,7 +28,7 @@ def raw(*parts, pause=0.):
         except OSError: pass
     return send
 
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\n"
 def forever(part, first=b""):
     def parts():
         yield first
@@ -111,3 +111,148 @@ def test_no_nan_of_a_server_or_a_judge_reaches_a_file(tmp_path):
     with serve(faults=[answer] * 9) as s:
         made = generate(found, tmp_path, ChatTeacher(OpenAIChat("m", f"{s.url}/v1", price=(1., 1.)), frames=2), Judge(lambda r, o: Verdict(True, cost=math.nan)), tmp_path / "o", threshold=0., how="lenient", quiet=True)
     assert made.steps["written"] == 3 and all(row["cost"] == 0 for name in ("traces", "verdicts") for row in rows(tmp_path / f"o/{name}.jsonl"))
+
+# ---- whatever a reply holds
+
+def said(content, stop="stop", **more): return dict(choices=[dict(index=0, finish_reason=stop, message=dict(role="assistant", content=content, **more))], usage=dict(prompt_tokens=7, completion_tokens=3))
+TEXT = dict(type="text", text="fine")
+WHOLE = {"a part": said(TEXT), "parts": said([dict(type="thinking", thinking=[TEXT]), TEXT]), "texts": said(["fi", "ne"]), "output text": said([dict(type="output_text", text="fine", annotations=[])]), "a value": said([dict(type="text", text=dict(value="fine", annotations=[]))]),
+         "null among parts": said([None, TEXT, dict(type="image_url", image_url=None)]), "a call beside it": said("fine", "tool_calls", tool_calls=[dict(id="1")]), "an odd stop": said("fine", ["x"]), "no stop": said("fine", None),
+         "thought beside it": said("fine", reasoning_content="No. <answer>"), "completion": dict(choices=[dict(text="fine", index=0)]), "an empty error": dict(said("fine"), error={}), "no refusal": said("fine", refusal=None)}
+LACK = {"a number": (said(5), "of type int"), "a flag": (said(True), "of type bool"), "parts of numbers": (said([1, 2]), "not text"), "null": (said(None), "empty reply"), "no parts": (said([]), "empty reply"), "blank": (said(" \n"), "empty reply"),
+        "no choices": (dict(choices=[]), "no choice"), "null choices": (dict(choices=None), "no choice"), "choices by name": (dict(choices=dict(a=1)), "no choice"), "a null choice": (dict(choices=[None]), "no choice"), "no message": (dict(choices=[{}]), "empty reply"),
+        "null message": (dict(choices=[dict(message=None)]), "empty reply"), "a text": ("fine", "of type str"), "a list": ([said("fine")], "of type list"), "an error": (dict(error=dict(message="out of memory")), "the server says: .*out of memory"), "an error as text": (dict(error="busy"), "the server says: .*busy"),
+        "a call": (said(None, "tool_calls", tool_calls=[dict(id="1")]), "calls a tool"), "an old call": (said("", "function_call", function_call=dict(name="f")), "calls a tool"), "a refusal": (said(None, "stop", refusal="I cannot help."), "refused: I cannot help."), "a refusal as part": (said([dict(type="refusal", refusal="no")]), "refused"),
+        "a filter": (said("fi", "content_filter"), "refused"), "loud filter": (said("", "SAFETY"), "refused"), "thought alone": (said(None, reasoning_content="hm"), "no text beside its thought"), "thought in parts": (said([dict(type="thinking", thinking="hm")]), "no text beside its thought"),
+        "cut thought": (said(None, "length", reasoning="hm"), "cut off at 3 tokens, before its thought had ended; allow more with --limit"), "cut": (said("fi", "MAX_TOKENS"), "cut off at 3 tokens"), "broken off": (said("fi", "abort"), "broke off"), "no memory": (said("fi", "insufficient_system_resource"), "broke off")}
+
+@pytest.mark.parametrize("what", [*WHOLE, *LACK])
+def test_whatever_a_reply_holds_is_a_text_or_a_reason(what):
+    body, why = LACK.get(what) or (WHOLE[what], None)
+    with serve(faults=[lambda h, b: h.send(200, body)]) as s: found = OpenAIChat("m", f"{s.url}/v1", retries=0)(ASK)
+    assert (found.text, found.reason) == ("fine", "") if why is None else found.text is None and __import__("re").search(why, found.reason), found
+
+@pytest.mark.parametrize("content, why", [(None, "empty"), ([], "empty"), ("fine", ""), ([dict(type="thinking", thinking="hm"), TEXT], ""), ([dict(type="tool_use", id="1", name="f", input={})], "calls a tool"), ([dict(type="redacted_thinking", data="x")], "no text beside"), ([dict(type="text")], "empty"), (7, "not text")], ids=str)
+def test_blocks_of_the_other_protocol(content, why):
+    with serve(faults=[lambda h, b: h.send(200, dict(type="message", content=content, stop_reason=None))]) as s: found = AnthropicChat("m", s.url, retries=0)(ASK)
+    assert (found.text == "fine") == (not why) and why in found.reason, found
+
+def test_bodies_that_are_no_object_or_too_deep():
+    bodies = [b"data: {\"choices\": []}\n\n", b"[" * 100_000, b"{\"choices\":" * 50_000, b"9" * 9000, b"\xff\xfe", b"NaN", b""]
+    with serve(faults=[lambda h, b, x=x: h.send(200, x) for x in bodies]) as s: found = [OpenAIChat("m", f"{s.url}/v1", retries=0)(ASK) for _ in bodies]
+    assert all(r.text is None and "malformed" in r.reason and len(r.reason) < 300 for r in found), found
+
+def test_half_of_a_surrogate_pair_is_a_mark():
+    with serve(faults=[lambda h, b: h.send(200, b'{"choices": [{"message": {"content": "fi\\ud800ne \\ud83d\\ude00"}}]}')]) as s: assert OpenAIChat("m", f"{s.url}/v1")(ASK).text == "fi\ufffdne \U0001f600"
+
+# ---- what a model wants
+
+def sent_with(seen): return {name.lower(): value for name, value in seen["headers"].items()}
+
+def picky(**wants):
+    "A server that refuses these fields of a request, each with its words."
+    def answer(h, body):
+        for name, words in wants.items():
+            if name in body: return h.send(wants.get("status", 400), dict(error=dict(message=words, param=name, code="unsupported_parameter")))
+        h.send(200, reply_to(h, body))
+    return answer
+def reply_to(h, body): return good(h.path, h.server.answer(body))
+
+NEW = dict(max_tokens="Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.", temperature="Unsupported value: 'temperature' does not support 0.0 with this model. Only the default (1) value is supported.")
+PYDANTIC = dict(max_tokens="body.max_tokens: Extra inputs are not permitted", temperature="temperature: unexpected keyword")
+
+@pytest.mark.parametrize("words", [NEW, PYDANTIC, {"temperature": "`temperature` is deprecated for this model."}], ids=["new", "pydantic", "deprecated"])
+def test_a_field_that_a_model_refuses_is_called_otherwise_or_left_out_with_a_warning(words):
+    with serve(faults=[picky(**words)] * 9) as s:
+        chat = OpenAIChat("o", f"{s.url}/v1", retries=0, max_tokens=4096)
+        with pytest.warns(UserWarning, match="without a temperature"): assert chat(ASK).text == "fine"
+        n = len(s.seen)
+        assert chat(ASK).text == "fine" and len(s.seen) == n + 1 and "temperature" not in s.seen[-1]["body"]
+        assert s.seen[-1]["body"].get("max_completion_tokens" if "max_tokens" in words else "max_tokens") == 4096
+
+@pytest.mark.parametrize("words", ["max_tokens is too large: 4096. This model supports at most 2048 completion tokens", "This model's maximum context length is 2048 tokens", "messages: not supported"])
+def test_another_complaint_is_a_reason_at_once(words):
+    with serve(faults=[lambda h, b: h.send(400, dict(error=dict(message=words)))] * 5) as s:
+        found = OpenAIChat("m", f"{s.url}/v1", retries=0, max_tokens=4096)(ASK)
+        assert found.text is None and words in found.reason and len(s.seen) == 1
+
+def test_settings_reach_the_request_and_null_leaves_one_out():
+    with serve() as s:
+        OpenAIChat("m", f"{s.url}/v1", effort="high", extra=dict(temperature=None, top_p=.9, max_tokens=7))(ASK)
+        OpenAIChat("m", f"{s.url}/v1", extra=dict(max_completion_tokens=9))(ASK)
+        AnthropicChat("m", s.url, effort="low", headers={"X-Team": "a"})(ASK)
+        one, two, three = (x["body"] for x in s.seen)
+        assert sent_with(s.seen[2])["x-team"] == "a"
+    assert (one["reasoning_effort"], one["top_p"], one["max_tokens"]) == ("high", .9, 7) and "temperature" not in one
+    assert two["max_completion_tokens"] == 9 and "max_tokens" not in two and three["output_config"] == dict(effort="low")
+
+def test_headers_are_read_from_the_environment_and_shown_nowhere(monkeypatch, tmp_path):
+    monkeypatch.setenv("MY_TOKEN", "canary-0123")
+    with serve(faults=["401"]) as s:
+        chat = OpenAIChat("m", f"{s.url}/v1", headers={"X-Token": "$MY_TOKEN", "Authorization": "canary-4567"}, extra=dict(user="canary-89", metadata=dict(api_key="canary-ab")))
+        told = repr(chat) + chat.name + repr(chat(ASK))
+        assert sent_with(s.seen[0])["x-token"] == "canary-0123" and s.seen[0]["body"]["metadata"] == dict(api_key="canary-ab") and "401" in told and "canary" not in told
+    for bad in ("$NOT_THERE", "canary\u200b"):
+        with pytest.raises(ValueError, match="header X-Token") as e: OpenAIChat("m", "http://127.0.0.1:1/v1", headers={"X-Token": bad})(ASK)
+        assert "canary" not in str(e.value)
+
+@pytest.mark.parametrize("stage", ["generate", "rl"])
+def test_flags_reach_a_judge_and_a_teacher(stage, tmp_path):
+    records(tmp_path, 1)
+    judge = ["--judge-max-tokens", 4096, "--judge-temperature", 1, "--judge-effort", "high", "--judge-headers", '{"X-Team": "judges"}', "--judge-extra", '{"top_p": 0.5}']
+    answer = lambda body: TRACE if body["model"] == "t" else "It is.\n<judgement>Yes</judgement>"
+    with serve(answer) as s:
+        if stage == "generate":
+            teacher = ["--limit", 99, "--temperature", 0.5, "--effort", "low", "--headers", '{"X-Team": "teachers"}', "--extra", '{"seed": 1}', "--threshold", 0, "--how", "lenient"]
+            code, err = written(tmp_path, s.url, *judge, *teacher)
+        else:
+            samples = Path(__file__).parent.parent / "data_samples"
+            code, err = command("rl", "--records", samples / "train.jsonl", "--media", samples, "--model", samples / "teacher", "--out", tmp_path / "rl", "--preset", "tiny", "--steps", 1, "--prompts", 2, "--g", 2, "--limit", 48, "--judge", f"openai:j@{s.url}/v1", *judge)
+        sent = {x["body"]["model"]: x for x in s.seen}
+    assert "j" in sent, err
+    asked, own = sent["j"]["body"], sent_with(sent["j"])
+    assert (asked["max_tokens"], asked["temperature"], asked["reasoning_effort"], asked["top_p"], own["x-team"]) == (4096, 1, "high", .5, "judges")
+    if stage == "rl": return
+    asked, kept = sent["t"]["body"], json.loads((tmp_path / "o/manifest.json").read_text())["settings"]
+    assert (asked["max_tokens"], asked["temperature"], asked["reasoning_effort"], asked["seed"], sent_with(sent["t"])["x-team"]) == (99, .5, "low", 1, "teachers")
+    assert "low" in kept["teacher.told"] and kept["judge"] == 'j (effort "high", extra {"top_p": 0.5}, temperature 1.0)' and "teachers" not in json.dumps(kept)
+
+@pytest.mark.parametrize("flag", ["--judge-extra", "--headers"])
+@pytest.mark.parametrize("text", ["{top_p: 1}", "[1]", "3", '{"a": NaN}', "["*9000])
+def test_a_flag_that_is_no_json_is_refused_with_an_example(flag, text, tmp_path):
+    code, err = written(tmp_path, "http://127.0.0.1:1", flag, text)
+    assert code == 2 and "not a JSON object; write one in single quotes" in err
+
+# ---- packages and proxies
+
+@pytest.mark.parametrize("package, spec", [("openai", "openai:m@http://127.0.0.1:1/v1"), ("anthropic", "anthropic:m@http://127.0.0.1:1"), ("httpx2", "openai:m@http://127.0.0.1:1/v1")])
+@pytest.mark.parametrize("who", ["teacher", "judge", "panel"])
+def test_a_missing_package_is_one_line_before_anything_is_paid(package, spec, who, tmp_path, monkeypatch):
+    records(tmp_path, 1)
+    monkeypatch.setitem(sys.modules, package, None)
+    judge = dict(teacher="oracle", judge=spec, panel=f"oracle+{spec}")[who]
+    with serve(lambda b: TRACE) as s:
+        words = ["generate", "--records", tmp_path / "r.jsonl", "--media", tmp_path, "--out", tmp_path / "o", "--frames", 2, "--judge", judge, "--teacher", spec if who == "teacher" else f"openai:m@{s.url}/v1"]
+        code, err = command(*words)
+        assert code == 1 and "pip install 'videop2r[servers]'" in err and len([l for l in err.splitlines() if l.startswith("videop2r")]) == 1 and "Traceback" not in err and not s.seen
+
+PROXIES = {"socks5://127.0.0.1:9": "socksio", "socks5h://me:canary@127.0.0.1:9": "socksio", "socks://127.0.0.1:9": "socksio", "socks4://127.0.0.1:9": "not known", "ftp://me:canary@h": "not known"}
+
+@pytest.mark.parametrize("name", ["ALL_PROXY", "http_proxy"])
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_a_proxy_that_cannot_be_used_is_named_with_the_way_round_it(name, proxy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    for other in ("ALL_PROXY", "all_proxy", "http_proxy", "NO_PROXY", "no_proxy"): monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, proxy)
+    with serve() as s:
+        with pytest.raises(ValueError, match=PROXIES[proxy]) as e: OpenAIChat("m", f"{s.url}/v1", retries=0)(ASK)
+        assert "list 127.0.0.1 in NO_PROXY" in str(e.value) and "canary" not in str(e.value)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        assert OpenAIChat("m", f"{s.url}/v1", retries=0)(ASK).text == "fine"
+
+def test_a_proxy_is_used_and_its_password_shown_nowhere(monkeypatch):
+    with serve(faults=["401"]) as s:
+        monkeypatch.setenv("http_proxy", f"me:canary-pw@{s.url[7:]}")
+        for other in ("NO_PROXY", "no_proxy"): monkeypatch.delenv(other, raising=False)
+        found = [OpenAIChat("m", "http://far.example/v1", retries=0)(ASK) for _ in range(2)]
+        assert found[1].text == "fine" and s.seen[0]["path"] == "http://far.example/v1/chat/completions" and "canary" not in repr(found)

@@ -58,6 +58,7 @@ class Judge:
     ask: object
     name: str = "judge"
     evidence: bool = False # an observation that states the answer earns a No
+    ready: object = None   # called before a run: `ValueError` where no verdict could come
 
     def __call__(self, record: Record, observation: str) -> Verdict:
         if reason := self._refused(observation or ""): return Verdict(False, reason)
@@ -140,7 +141,7 @@ def chat_judge(
         reply = chat([dict(role="user", content=question(record, observation, words))])
         if reply.text is None: return Verdict(None, reply.reason, reply.cost)
         return read_verdict(reply.text, reply.cost)
-    return Judge(ask, chat.name, evidence)
+    return Judge(ask, chat.name, evidence, getattr(chat, "ready", None))
 
 # %% ../nbs/3_training/1_judge.ipynb #37254913
 _YES, _NO = YES_NO = ("<judgement>Yes</judgement>", "<judgement>No</judgement>")
@@ -227,7 +228,8 @@ def panel(
             return Verdict(None, "; ".join(said), cost)
         reasons = "; ".join(f"{words} ({v.reason})" for words, v in zip(said, given))
         return Verdict(votes[True] > votes[False], reasons, cost)
-    return Judge(ask, f"panel of {', '.join(judge.name for judge in judges)}")
+    def ready(): return [judge.ready() for judge in judges if judge.ready]
+    return Judge(ask, f"panel of {', '.join(judge.name for judge in judges)}", ready=ready)
 
 # %% ../nbs/3_training/1_judge.ipynb #d5a01159
 def recording(judge: Judge, path) -> Judge:

@@ -7,11 +7,12 @@ __all__ = ['Reply', 'key_of', 'Cache', 'origin', 'without_secrets', 'secrets_of'
            'is_remote', 'chat_of']
 
 # %% ../../nbs/engine/remote.ipynb #61e2e838
-import base64, hashlib, json, math, os, re, sqlite3, threading, time, zlib
+import base64, hashlib, json, math, os, re, sqlite3, threading, time, warnings, zlib
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
+from importlib.util import find_spec
 from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 from fastcore.basics import patch
@@ -58,6 +59,8 @@ class Cache:
     def __len__(self): return self._ask("select count(*) from replies")[0]
 
 # %% ../../nbs/engine/remote.ipynb #82c45e31
+class _Unready(ValueError): "What stands before any reply: no key, no package, no way through."
+
 _URL = re.compile(r"\b([a-z][a-z0-9+.-]*://)(\S*?)(?=[\"'`),.;:\]}>]*(?:\s|$))", re.I)
 
 def origin(url: str) -> str:
@@ -103,7 +106,19 @@ def _proxy(url):
     "The environment's proxy for an address, or None."
     found, known = urlsplit(url), getproxies()
     if proxy_bypass(found.netloc.rpartition("@")[2]) or proxy_bypass(found.hostname): return None
-    return known.get(found.scheme) or known.get("all")
+    proxy = known.get(found.scheme.lower()) or known.get("all")
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+
+def _usable(proxy, host):
+    "The proxy, with a socks proxy's usual name; `ValueError` where it cannot be used."
+    if proxy is None: return None
+    proxy = re.sub(r"^socks(?=:)", "socks5", proxy)
+    kind, remedy = proxy.partition("://")[0].lower(), f"or list {host} in NO_PROXY"
+    what = f"the environment sends requests through the proxy {origin(proxy)}"
+    if kind in ("socks5", "socks5h") and not find_spec("socksio"):
+        raise _Unready(f"{what}, for which a package is missing: pip install socksio, {remedy}")
+    if kind in ("http", "https", "socks5", "socks5h"): return proxy
+    raise _Unready(f"{what}, of a kind that is not known: give http, https or socks5, {remedy}")
 
 # %% ../../nbs/engine/remote.ipynb #70a96e12
 @dataclass
@@ -112,13 +127,15 @@ class Chat:
     model: str
     base_url: str = field(default=None, repr=False) # None: the service's own address
     key: str = ""              # name of the environment variable that holds the key
-    temperature: float = None  # None: the server's default
-    max_tokens: int = 1024
+    temperature: float = None  # 0 is greedy; None sends none
+    max_tokens: int = 1024     # most new tokens, a model's own thought among them
     timeout: float = 60.       # seconds for each try, as a whole
     retries: int = 4
     price: tuple = (0., 0.)    # dollars for a million tokens read, and written
     cache: Cache = field(default=None, repr=False)
-    extra: dict = field(default_factory=dict, repr=False)   # further arguments of the request
+    extra: dict = field(default=None, repr=False)   # fields of the request; null leaves one out
+    effort: str = None         # how much a model thinks, as in low, medium, high
+    headers: dict = field(default=None, repr=False) # of the request; "$NAME" is read from there
 
     package, home = "", ""     # the official client's, and the service's own address
 
@@ -128,19 +145,14 @@ class Chat:
             raise ValueError(f"key is not the name of an environment variable: {remedy}")
         _check_address(self.address, self.model)
         _check_numbers(self)
-        self._guard, self._made = threading.Lock(), None
-
-    @property
-    def address(self): return self.base_url or self._elsewhere() or self.home
-    @property
-    def name(self): return self.model + (f" at {origin(self.base_url)}" if self.base_url else "")
-
-    def _elsewhere(self): return os.environ.get(f"{self.package.upper()}_BASE_URL")
+        self._guard, self._made, self._others = threading.Lock(), None, {}
 
     def _request(self, messages):
-        request = dict(model=self.model, max_tokens=self.max_tokens)
-        if self.temperature is not None: request["temperature"] = self.temperature
-        return dict(**request, **self.extra, **self._form(messages))
+        own, extra = dict(model=self.model, max_tokens=self.max_tokens), self.extra or {}
+        if "max_completion_tokens" in extra: own.pop("max_tokens")
+        own.update(temperature=self.temperature, **(self._thinking() if self.effort else {}))
+        request = own | self._form(messages) | extra
+        return {name: value for name, value in request.items() if value is not None}
 
 # %% ../../nbs/engine/remote.ipynb #abcb455f
 def _check_address(url, model):
@@ -154,6 +166,46 @@ def _check_address(url, model):
     if not fine: raise ValueError(f"{what} has no host, or no number for its port")
 
 # %% ../../nbs/engine/remote.ipynb #c7e4ece6
+@patch
+def _elsewhere(self: Chat): return os.environ.get(f"{self.package.upper()}_BASE_URL")
+
+@patch(as_prop=True)
+def address(self: Chat): return self.base_url or self._elsewhere() or self.home
+
+@patch(as_prop=True)
+def name(self: Chat):
+    "What it is called in files and messages."
+    place = f" at {origin(self.base_url)}" if self.base_url else ""
+    return self.model + place + (f" ({self.told})" if self.told else "")
+
+# %% ../../nbs/engine/remote.ipynb #8b5a5617
+def _shown(value):
+    "A value without what may be secret in it."
+    if isinstance(value, list): return [_shown(each) for each in value]
+    if not isinstance(value, dict): return without_secrets(str(value)) if isinstance(value, str) else value
+    secret = re.compile(r"key|token$|secret|pass|auth|credential|user", re.I)
+    return {name: "…" if secret.search(name) else _shown(each) for name, each in value.items()}
+
+@patch(as_prop=True)
+def told(self: Chat) -> str:
+    "The settings beside the usual ones on which a reply depends; empty for the usual ones."
+    own = dict(effort=self.effort, extra=_shown(self.extra)) if self.extra else dict(effort=self.effort)
+    if self.temperature not in (None, 0): own["temperature"] = self.temperature
+    return ", ".join(f"{name} {json.dumps(value)}" for name, value in own.items() if value)
+
+@patch
+def _headers(self: Chat) -> dict:
+    "The headers that are sent beside the client's; `ValueError` names one that cannot be."
+    found = {}
+    for name, value in (self.headers or {}).items():
+        if str(value).startswith("$"): value = os.environ.get(value[1:])
+        if value is None: raise _Unready(f"header {name}: the environment variable that it names is not set")
+        found[name] = str(value).strip()
+        if not (name + found[name]).isascii() or not (name + found[name]).isprintable():
+            raise _Unready(f"header {name}: holds signs that no header has")
+    return found
+
+# %% ../../nbs/engine/remote.ipynb #2d648d57
 def _check_numbers(chat):
     "`ValueError` for a setting that no call can have."
     def known(value): return isinstance(value, (int, float)) and abs(value) < math.inf
@@ -172,23 +224,25 @@ def _check_numbers(chat):
 def _secret(self: Chat):
     found = os.environ.get(self.key, "").strip()
     if not found and not (self.base_url or self._elsewhere()):
-        raise ValueError(
+        raise _Unready(
             f"the environment variable {self.key} is not set: "
             f"put the key of your account there")
     if not (found.isascii() and found.isprintable()):
-        raise ValueError(f"the environment variable {self.key} holds signs that no key has")
+        raise _Unready(f"the environment variable {self.key} holds signs that no key has")
     return found or "none"  # a server of one's own may ask for no key
 
 @patch
 def _clean(self: Chat, text):
     "A text that may be shown: no key, no address beside its origin, no part of one."
     held = secrets_of(self.address) | secrets_of(_proxy(self.address) or "")
+    held |= set(self._headers().values())
     return _hidden(self._unkeyed(without_secrets(text)), held)
 
 @patch
 def _unkeyed(self: Chat, text):
     "A reply's text, should a server write into it what it was sent: no word of a language is touched."
-    held = {each for each in secrets_of(self.address) if len(each) >= 8 and not each.isalpha()}
+    held = secrets_of(self.address) | set(self._headers().values())
+    held = {each for each in held if len(each) >= 8 and not each.isalpha()}
     if self._secret() != "none": text = text.replace(self._secret(), "[key]")
     return _hidden(text, held)
 
@@ -199,7 +253,9 @@ def _reason(self: Chat, error):
     text = f"{type(error).__name__}: {f'{status} ' if status else ''}{error}"
     if why is not None and str(why): text += f" ({type(why).__name__}: {why})"
     text = re.sub(r"\s+", " ", self._clean(text))[:300]
-    return f"{text}; check the key in {self.key}" if status in (401, 403) else text
+    if status in (401, 403): return f"{text}; check the key in {self.key}"
+    if status in (400, 422) and self.effort and "effort" in text: return f"{text}; leave the effort out"
+    return text
 
 def _count(value) -> int:
     "Tokens that a server says it counted; 0 for anything that is no such number."
@@ -211,21 +267,56 @@ def _counts(used, *names):
     return [_count(used.get(name)) if isinstance(used, dict) else 0 for name in names]
 
 # %% ../../nbs/engine/remote.ipynb #8dfb06aa
-def _unusable(text, stop, tokens_out):
+_CUT = ("length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded")
+_REFUSED = ("refusal", "content_filter", "safety", "recitation", "blocklist", "prohibited_content")
+_BROKEN = ("error", "abort", "aborted", "cancelled", "insufficient_system_resource")
+_THOUGHT = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "redacted_thinking")
+_MORE = "allow more with --limit for a teacher, --judge-max-tokens for a judge"
+
+def _parts(content):
+    "What a reply's content holds: a text, parts, or none."
+    if content is None: return []
+    found = content if isinstance(content, list) else [content]
+    if all(part is None or isinstance(part, (str, dict)) for part in found): return found
+    raise TypeError(f"its content is of type {type(content).__name__}, not text")
+
+def _text(content):
+    "The words of a reply's content, without its thought and calls; no half of a surrogate pair."
+    said = []
+    for part in _parts(content):
+        if isinstance(part, dict):
+            part = part.get("text") if part.get("type") in (None, "text", "output_text") else None
+        if isinstance(part, dict): part = part.get("value")
+        if isinstance(part, str): said.append(part)
+    return "".join(said).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+# %% ../../nbs/engine/remote.ipynb #1f572178
+def _unusable(text, stop, tokens_out=0, message=None):
     "Why an answer cannot be used, or nothing."
-    if stop in ("length", "max_tokens"): return f"cut off at {tokens_out} tokens"
-    if stop in ("refusal", "content_filter"): return "refused"
-    return "" if (text or "").strip() else "empty reply"
+    message, stop = message or {}, str(stop).lower()
+    kinds = {part.get("type") for part in _parts(message.get("content")) if isinstance(part, dict)}
+    thought = any(message.get(name) or name in kinds for name in _THOUGHT)
+    refusal = message.get("refusal") or "refusal" in kinds
+    if stop in _CUT and (text.strip() or not thought): return f"cut off at {tokens_out} tokens"
+    if stop in _CUT: return f"cut off at {tokens_out} tokens, before its thought had ended; {_MORE}"
+    if stop in _REFUSED or refusal and not text.strip():
+        return f"refused: {refusal[:200]}" if isinstance(refusal, str) else "refused"
+    if stop in _BROKEN: return f"the server broke off ({stop})"
+    if text.strip(): return ""
+    if message.get("tool_calls") or message.get("function_call") or "tool_use" in kinds:
+        return "empty reply: it calls a tool in place of a text"
+    return "empty reply: there is no text beside its thought" if thought else "empty reply"
 
 @patch
 def _answer(self: Chat, request):
     "A reply from the server; whatever a client raises ends here."
     try:
-        text, stop, tokens_in, tokens_out = self._read(self._send(request))
-        reason = _unusable(text, stop, tokens_out)
+        text, reason, tokens_in, tokens_out = self._read(self._send(request))
+    except _Unready: raise
     except (self._fault(), OSError) as error: return Reply(None, self._reason(error))
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        return Reply(None, f"malformed reply ({type(error).__name__})")
+        why = re.sub(r"\s+", " ", self._clean(f"{type(error).__name__}: {error}"))[:200]
+        return Reply(None, f"malformed reply ({why})")
     cost = (tokens_in * self.price[0] + tokens_out * self.price[1]) / 1e6
     return Reply(None if reason else self._unkeyed(text), reason, tokens_in, tokens_out, cost)
 
@@ -281,8 +372,9 @@ class _Door:
     "The transport that a client sends through."
     def __init__(self, chat):
         self.chat, self.true, self.idle = chat, urlsplit(chat.address), []
-        self.proxy = _proxy(chat.address)
+        self.proxy = _usable(_proxy(chat.address), self.true.hostname)
         self.headers = {"authorization": _basic(self.true)} if "@" in self.true.netloc else {}
+        self.headers |= chat._headers()
 
     def __enter__(self): return self
     def __exit__(self, *error): self.close()
@@ -347,7 +439,7 @@ def _package(self: Chat):
     except ImportError as e:
         remedy = "install both clients with: pip install 'videop2r[servers]'"
         what = f"{self.model} is asked through the package {self.package}"
-        raise ValueError(f"{what}, which cannot be had ({e}); {remedy}") from None
+        raise _Unready(f"{what}, which cannot be had ({e}); {remedy}") from None
 
 @patch
 def _connect(self: Chat):
@@ -368,11 +460,42 @@ def ready(self: Chat):
 @patch
 def _fault(self: Chat): return getattr(self._package(), self.errors)
 
+def _body(data):
+    "A reply's fields; `ValueError` with the server's own words where it holds an error."
+    if not isinstance(data, dict): raise TypeError(f"it is of type {type(data).__name__}, not an object")
+    if data.get("error") and not data.get("choices"):
+        raise ValueError(f"the server says: {json.dumps(data['error'], ensure_ascii=False)[:200]}")
+    return data
+
+# %% ../../nbs/engine/remote.ipynb #2216abf9
+_OTHERWISE = dict(max_tokens="max_completion_tokens", temperature=None) # None: left out
+_NOT_TAKEN = re.compile(
+    r"(not|n't) (be )?(support|permit|allow|accept)|unsupported|deprecated|unknown|unrecogni|unexpected|extra"
+    r"|no longer|instead|only the default", re.I)
+
+@patch
+def _learned(self: Chat, sent, error) -> bool:
+    "Whether a complaint says how the request should have been; kept for the next ones."
+    if getattr(error, "status_code", None) not in (400, 422): return False
+    said = str(error)
+    for name, other in _OTHERWISE.items():
+        if name in sent and re.search(rf"\b{name}\b", said) and _NOT_TAKEN.search(said):
+            if name not in self._others and other is None:
+                warnings.warn(f"{self.name}: asked without a {name}, which it does not take", stacklevel=2)
+            self._others[name] = other
+            return True
+    return False
+
 @patch
 def _send(self: Chat, request):
     "The server's reply, read as JSON."
     import httpx2
-    return json.loads(self.ready().post(self.path, body=request, cast_to=httpx2.Response).content)
+    for left in reversed(range(len(_OTHERWISE) + 1)):
+        names = {name: self._others.get(name, name) for name in request}
+        sent = {names[name]: value for name, value in request.items() if names[name]}
+        try: return json.loads(self.ready().post(self.path, body=sent, cast_to=httpx2.Response).content)
+        except self._fault() as error:
+            if not left or not self._learned(sent, error): raise
 
 # %% ../../nbs/engine/remote.ipynb #6ebd767b
 class OpenAIChat(Chat):
@@ -384,11 +507,17 @@ class OpenAIChat(Chat):
         super().__init__(model, base_url, key, temperature, **kw)
 
     def _form(self, messages): return dict(messages=messages)
+    def _thinking(self): return dict(reasoning_effort=self.effort)
 
     def _read(self, data):
-        choice = data["choices"][0]
+        choices = _body(data).get("choices") or [None]
+        choice = choices[0] if isinstance(choices, list) else None
+        if not isinstance(choice, dict): raise LookupError("there is no choice in it")
+        message = choice.get("message")
+        if not isinstance(message, dict): message = dict(content=choice.get("text"))
         tokens = _counts(data.get("usage"), "prompt_tokens", "completion_tokens")
-        return choice["message"]["content"], choice["finish_reason"], *tokens
+        text = _text(message.get("content"))
+        return text, _unusable(text, choice.get("finish_reason"), tokens[1], message), *tokens
 
 # %% ../../nbs/engine/remote.ipynb #1d7e53e6
 def _block(part):
@@ -419,9 +548,13 @@ class AnthropicChat(Chat):
         system = [each["content"] for each in messages if each["role"] == "system"]
         return dict(form, system="\n\n".join(system)) if "".join(system) else form
 
+    def _thinking(self): return dict(output_config=dict(effort=self.effort))
+
     def _read(self, data):
-        text = "".join(block["text"] for block in data["content"] if block["type"] == "text")
-        return text, data["stop_reason"], *_counts(data.get("usage"), "input_tokens", "output_tokens")
+        if "content" not in _body(data): raise LookupError("there is no content in it")
+        tokens = _counts(data.get("usage"), "input_tokens", "output_tokens")
+        text = _text(data["content"])
+        return text, _unusable(text, data.get("stop_reason"), tokens[1], data), *tokens
 
 # %% ../../nbs/engine/remote.ipynb #48f449b9
 _PROTOCOLS = dict(openai=OpenAIChat, anthropic=AnthropicChat)

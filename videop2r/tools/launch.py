@@ -454,6 +454,7 @@ def run_rl(
     if resume: must_hold(out)
     policy, settings = open_policy(model, adapter, chosen)
     judge, workers = _judge(judge, policy, settings.workers, chat)
+    if judge.ready: judge.ready()
     reading = dict(reading, sampler=_sampler(reading.get("sampler", uniform), policy, chosen, model))
     reader = reader_of(media, frames=chosen.frames, pixels=chosen.pixels, **reading)
     data = Media(_records(records), reader, policy, settings.recipe.how, chosen.prompt)

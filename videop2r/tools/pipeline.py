@@ -125,6 +125,7 @@ class ChatTeacher:
     @property
     def settings(self):
         chat = dict(name=self.chat.model, limit=self.limit, temperature=self.chat.temperature)
+        if told := getattr(self.chat, "told", ""): chat["told"] = told
         return dict(chat, frames=self.frames, pixels=self.pixels, send=self.send)
 
     def visual(self, record) -> int: # at most, for Qwen2.5-VL
@@ -214,6 +215,16 @@ class _Pipeline:
 
     def check(self, record, text) -> Outcome: return check(record, text, self.threshold, self.how)
 
+# %% ../../nbs/tools/pipeline.ipynb #35bc89dd
+@patch
+def ready(self: ChatTeacher): return self.chat.ready()
+
+@patch
+def ready(self: _Pipeline):
+    "`ValueError` where the teacher or the judge could not be asked."
+    for each in (self.teacher, self.judge):
+        if getattr(each, "ready", None): each.ready()
+
 # %% ../../nbs/tools/pipeline.ipynb #618c678f
 _LABELS = ("problem_id", "problem_type", "data_type", "data_source")
 
@@ -263,6 +274,7 @@ def write(self: _Run):
     "Step 1. Yield the keys that were seen to, those of earlier runs first."
     line, traces = self.line, self.ledger.traces
     finished = [key for key in self.jobs if traces.done(key)]
+    if len(finished) < len(self.jobs): line.ready() # before anything is paid
     yield from finished
     first = {key: same[0] for key, same in self.jobs.items() if not traces.done(key)}
     keys = {id(record): key for key, record in first.items()}
