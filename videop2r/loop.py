@@ -52,7 +52,7 @@ def train(
 
         metrics = backward(policy, *given[1:], rollout, settings)
         metrics["grad_norm"] = torch.nn.utils.clip_grad_norm_(params, settings.max_norm).item()
-        rate = settings.lr * min(1., (step + 1) / settings.warmup)
+        rate = settings.lr * min(1., (step + 1) / max(1, settings.warmup))
         for group in optimizer.param_groups: group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()

@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from .advantages import ADVANTAGES, CREDIT
 from .rewards import FORMATS, LENGTHS, Bounds
 from .scoring import RULES
+from .sft import check_numbers
 
 # %% ../nbs/3_training/4_recipe.ipynb #68305bfa
 _KNOWN = dict(
@@ -118,3 +119,8 @@ class RL:
     max_drift: float = .05        # nats a token between sampling's and update's log-probabilities
     give_up: int = 3              # steps in a row without a verdict, or not applied: stop
     trackers: tuple = ()          # names that accelerate knows, such as "tensorboard"
+
+    def __post_init__(self):
+        counts = "steps prompts limit slices micro rows save_every give_up"
+        rates = "temperature top_p lr max_norm patience"
+        check_numbers(self, counts, rates, "warmup clip clip_high beta refill workers max_drift")

@@ -106,6 +106,8 @@ def sample(
     generator=None,            # torch generator, or a list with one for each prompt; None uses the global one
 ) -> Samples:
     "`g` responses to each prompt, the prompt run once; `RuntimeError` where probabilities are NaN."
+    for name, value in dict(g=g, limit=limit).items():
+        if value < 1: raise ValueError(f"{name} is {value}: give a number above 0")
     ban = torch.tensor(self.coder.forbidden(self.head.out_features), device=self.device)
     own = isinstance(generator, (list, tuple))
     chances = _chances(generator, g, limit, len(prompts)) if own else None

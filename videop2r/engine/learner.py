@@ -53,7 +53,12 @@ class Media:
 
     def __post_init__(self):
         good, self.bad = sift(self.records, self.how)
-        self.records = [self.records[i] for i in good]
+        self.records = [record for record in map(self.records.__getitem__, good) if self._there(record)]
+
+    def _there(self, record):
+        try: reader_of(self.media).check(record)
+        except ValueError as e: self.bad.append(dict(where=record.problem_id, reason=str(e)))
+        else: return True
 
     @property
     def about(self) -> dict:
@@ -70,6 +75,12 @@ class Media:
         return records, prompts, features, bad
 
 # %% ../../nbs/engine/learner.ipynb #41b27d09
+def _left_out(bad, most=1):
+    "How many records are left out, and why the first ones are."
+    if not bad: return "there is none"
+    named = "; ".join(f"{each['where']}: {each['reason']}" for each in bad[:most])
+    return f"{len(bad)} records were left out: {named}"
+
 FREE = (
     "steps", "save_every", "slices", "micro", "rows", "recompute", "workers", "patience",
     "max_drift", "give_up", "trackers")
@@ -85,8 +96,7 @@ class Learner:
 
     def __post_init__(self):
         if not self.data.records:
-            why = "".join(f"; {bad['reason']}" for bad in self.data.bad[:1])
-            raise ValueError(f"no record to train on: {len(self.data.bad)} are in quarantine{why}")
+            raise ValueError(f"no record to train on: {_left_out(self.data.bad)}")
         self.policy.eval() # no dropout: the policy that sampled and the one that learns are the same
         self.team = Team(self.policy.device, self.settings.trackers, self.out)
         self.folder = RunFolder(self.out, self.facts, "rl", FREE, self.team, self.card)
@@ -158,14 +168,25 @@ def _seeds(self: Learner, step, records, places):
     return [seeded(seed, step, record, place, device) for record, place in zip(records, places)]
 
 @patch
+def _draw(self: Learner, n):  # (place, index) of each
+    "The next n prompts that are not in quarantine."
+    lost, drawn = {bad["where"] for bad in self.folder.bad}, []
+    if lost.issuperset(record.problem_id for record in self.data.records):
+        raise ValueError(f"no medium can be read: {_left_out(self.folder.bad)}")
+    while len(drawn) < n:
+        i = next(self.stream)
+        if self.data.records[i].problem_id not in lost: drawn.append((self.drawn, i))
+        self.drawn += 1
+    return drawn
+
+@patch
 def _collect(self: Learner, step, n):  # (Rollout or None, prompts, features)
     "This machine's part of n further prompts."
     settings = self.settings
-    mine = self.team.share(list(enumerate(islice(self.stream, n), self.drawn)))  # (place, index)
+    mine = self.team.share(self._draw(n))
     records, prompts, features, bad = self.data.get([i for _, i in mine])
     lost = {each["where"] for each in bad}
     places = [place for place, i in mine if self.data.records[i].problem_id not in lost]
-    self.drawn += n
     self.folder.leave_out(self.team.gather(bad))
     if not prompts: return None, [], []
     how = {name: getattr(settings, name) for name in STEP}
@@ -199,8 +220,8 @@ def _kept(rollout, refill):
 @patch
 def rounds(self: Learner, step) -> Part:
     "Rounds of prompts until the step has as many groups as wanted, each with something to learn."
-    rollouts, part, kept = [], Part(prompts=[], features=[]), 0
-    for _ in range(1 + self.settings.refill):
+    rollouts, part, kept, rounds = [], Part(prompts=[], features=[]), 0, 0
+    while rounds < 1 + self.settings.refill:
         rollout, prompts, features = self._collect(step, self.settings.prompts - kept)
         keep = _kept(rollout, self.settings.refill)
         if keep: rollouts.append(take(rollout, keep))
@@ -209,6 +230,7 @@ def rounds(self: Learner, step) -> Part:
         counts = torch.tensor([len(keep), len(prompts)], device=self.team.device)
         found, seen = self.team.sum(counts).tolist()
         kept += found
+        rounds += bool(seen) # where no medium could be read, others are drawn
         part.dropped += seen - found
         if kept >= self.settings.prompts: break
     part.rollout = join(rollouts) if rollouts else None
@@ -328,8 +350,7 @@ def run(self: Learner, resume=False, quiet=False, label="RL", hook=None):
     with self.folder:
         self.start(resume)
         self.steps_to_do(quiet, label, hook)
-    named = "; ".join(f"{bad['where']}: {bad['reason']}" for bad in self.folder.bad[:3])
-    if named: warnings.warn(f"{len(self.folder.bad)} records were left out: {named}")
+    if self.folder.bad: warnings.warn(_left_out(self.folder.bad, 3))
 
 # %% ../../nbs/engine/learner.ipynb #66c3467c
 def train_rl(

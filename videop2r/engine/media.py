@@ -13,7 +13,7 @@ from functools import partial
 from html import escape
 from pathlib import Path
 from fastcore.basics import patch
-from ..data import Record, resolve
+from ..data import Record, RecordError, resolve
 from . import decode
 from .audit import Apart, said_of
 from .decode import read_media
@@ -76,6 +76,12 @@ class Reader:
     def path(self, record) -> Path:
         "Where a record's medium is; `RecordError` for a path that leads out of the folder."
         return resolve(record.path, self.media)
+
+    def check(self, record):
+        "`ValueError` for a record whose medium is not there."
+        path = self.path(record)
+        if path.is_file(): return
+        raise RecordError(f"{path}: no such file; fetch it, or check the media folder")
 
 def reader_of(
     media,     # a folder, or a `Reader`, which is taken as it is

@@ -231,10 +231,11 @@ def _usable(self: Tuner, step, share, stop): # this rank's examples; all ranks' 
     tokens, count, lost, stopped = map(int, counts.tolist())
     if stopped: raise Interrupted
     if lost: self.folder.leave_out(self.team.gather(bad))
-    if count: return good, tokens, count
-    why = "; ".join(each["reason"] for each in self.folder.bad[-2:])
-    remedy = "audit the media and leave out what does not open"
-    raise ValueError(f"step {step}: none of its records can be read ({why}); {remedy}")
+    if not count and {each["where"] for each in self.folder.bad}.issuperset(self.names):
+        why = "; ".join(each["reason"] for each in self.folder.bad[-2:])
+        remedy = "audit the media and leave out what does not open"
+        raise ValueError(f"step {step}: no record can be read ({why}); {remedy}")
+    return good, tokens, count
 
 # %% ../../nbs/engine/tuner.ipynb #4f1d95c3
 @patch
@@ -246,8 +247,11 @@ def step(self: Tuner,
     "One update; `Diverged` instead of one that is not finite."
     start, settings = time.time(), self.settings
     good, tokens, count = self._usable(step, share, stop)
-    sums, odd = gradients(
-        self.model, self.coder, self.team, good, tokens, self.features, settings.micro)
+    if not count:
+        row = dict(step=step, examples=0, skipped="none of its records can be read")
+        return dict(row, memory_gb=peak_gb(self.team.device), seconds=time.time() - start)
+    given = (self.model, self.coder, self.team, good, tokens, self.features)
+    sums, odd = gradients(*given, settings.micro)
     sums = self.team.sum(sums)
     self.team.sum_gradients(self.params)
     norm = torch.nn.utils.clip_grad_norm_(self.params, settings.clip).item()
@@ -339,7 +343,7 @@ def _is_best(self: Tuner, row) -> bool:
 @patch
 def _warn(self: Tuner, row):
     "Say once that the loss has been rising."
-    losses = [each["loss"] for each in self.rows[-79:]] + [row["loss"]]
+    losses = [each["loss"] for each in [*self.rows[-79:], row] if "loss" in each]
     if not rising(losses) or any("note" in each for each in self.rows[-99:]): return
     names = _named([self.names[i] for i in self.order[row["step"]]])
     what = f"step {row['step']}: the loss has been rising for 80 steps"
@@ -384,7 +388,7 @@ def steps_to_do(self: Tuner, quiet=False, hook=None):
             for step in bar:
                 row = self.step(step, [next(ready) for _ in shares[step]], stop)
                 self.keep(row)
-                bar.set_postfix_str(f"loss {row['loss']:.3f}")
+                if "loss" in row: bar.set_postfix_str(f"loss {row['loss']:.3f}")
                 if hook: hook(row)
         except Interrupted:
             self.save()

@@ -224,6 +224,9 @@ def subset(
     def on_fault(error): bad.append(on_bad and on_bad(error))
     for record in read_records(files, on_fault, [_fetchable]): sizes[_stratum(record)] += 1
     there = sizes.total()
+    if not there:
+        named = ", ".join(map(str, files))
+        raise ValueError(f"{named}: no good record, so none can be chosen")
     if not 0 < n <= there:
         raise ValueError(f"a subset of {n} was asked for and there are {there} records; "
                          f"ask for 1 to {there}")

@@ -124,6 +124,7 @@ def text_map(
     from sklearn.manifold import TSNE
     some = {process: group[::max(1, -(-len(group) // most))] for process, group in texts.items()}
     every = [text for group in some.values() for text in group]
+    if not any(re.search(r"\w", text) for text in every): return {}
     weigh = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+")
     weights = weigh.fit_transform(every) # (n, words)
     if weights.shape[0] < 8: return {}

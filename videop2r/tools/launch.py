@@ -143,9 +143,7 @@ class Traces:
 def _admit(self: Traces, record):
     "Keep what an example is made of, or the reason why there can be none."
     try:
-        path = self.reader.path(record)
-        if not os.path.isfile(path):
-            raise ValueError(f"{path}: no such file; fetch it, or check the media folder")
+        self.reader.check(record)
         text, response = self.prompt.render(record), response_of(record, self.agnostic)
         self.rows.append(_Row(record, text, response))
     except ValueError as e: self.bad[record.problem_id] = str(e)
@@ -217,7 +215,8 @@ class Tuned:
 @patch
 def losses(self: Tuned) -> dict:
     "The losses of the first and the last step, and on the validation set."
-    ends, seen = [self.rows[0], self.rows[-1]], self.seen
+    rows, seen = [row for row in self.rows if "loss" in row], self.seen
+    ends = [rows[0], rows[-1]] if rows else []
     found = {f"training loss, step {row['step'] + 1}": _loss(row) for row in ends}
     if not seen: return found
     for row in (seen[0], seen[-1]):
