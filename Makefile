@@ -21,7 +21,7 @@ demo: $(STAMP)  ## run the whole pipeline in small; options in ARGS
 	$(BIN)/videop2r demo $(ARGS)
 
 test: $(STAMP)  ## notebooks, tests, generated files, and the demo's smoke preset
-	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 nbs
+	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 nbs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 	$(BIN)/python scripts/unchanged.py
 	out=$$(mktemp -d) && $(BIN)/videop2r demo --preset smoke --out "$$out/smoke" && rm -r "$$out"
@@ -32,7 +32,7 @@ storm: $(STAMP)  ## the long tests too: hundreds of damaged clips, kills at rand
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks, trusted, with the command at hand
 	$(BIN)/jupyter trust nbs/*.ipynb nbs/*/*.ipynb > /dev/null
-	PATH="$$PWD/$(BIN):$$PATH" $(BIN)/jupyter lab nbs/index.ipynb
+	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} PATH="$$PWD/$(BIN):$$PATH" $(BIN)/jupyter lab nbs/index.ipynb
 
 readme: $(STAMP)  ## make README.md from nbs/index.ipynb
 	$(BIN)/python scripts/readme.py

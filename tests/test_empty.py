@@ -52,7 +52,7 @@ def test_rl_takes_the_steps_it_was_asked_for_with_the_clips_that_open(tmp_path, 
 
 def test_rl_with_no_clip_that_opens_names_one_and_why(tmp_path, capsys):
     code, said = run(capsys, "rl", *media(tmp_path, set(range(6))), *RL_ARGS, "--out", tmp_path / "run")
-    assert code == 1 and "no medium can be read: 6 records were left out: embedded-train-0000" in said.err and "rewards" not in said.err
+    assert code == 1 and "no medium can be read: 6 are in quarantine: embedded-train-0000" in said.err and "rewards" not in said.err
 
 def test_sft_goes_on_past_a_batch_none_of_whose_clips_opens(tmp_path, capsys):
     code, said = run(capsys, "sft", *media(tmp_path, {0, 1, 2, 3, 4}), *SFT_ARGS, "--out", tmp_path / "run")

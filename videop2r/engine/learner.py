@@ -40,6 +40,7 @@ class Loaded:
         given = (self.records, self.prompts, self.features)
         return *([kept[i] for i in indices] for kept in given), []
 
+# %% ../../nbs/engine/learner.ipynb #f76af8f5
 @dataclass
 class Media:
     "Prompts that are read when their turn comes."
@@ -75,11 +76,9 @@ class Media:
         return records, prompts, features, bad
 
 # %% ../../nbs/engine/learner.ipynb #41b27d09
-def _left_out(bad, most=1):
-    "How many records are left out, and why the first ones are."
-    if not bad: return "there is none"
-    named = "; ".join(f"{each['where']}: {each['reason']}" for each in bad[:most])
-    return f"{len(bad)} records were left out: {named}"
+def _why(bad, most=1):
+    "Why the first ones of a quarantine are there."
+    return "; ".join(f"{each['where']}: {each['reason']}" for each in bad[:most])
 
 FREE = (
     "steps", "save_every", "slices", "micro", "rows", "recompute", "workers", "patience",
@@ -96,7 +95,8 @@ class Learner:
 
     def __post_init__(self):
         if not self.data.records:
-            raise ValueError(f"no record to train on: {_left_out(self.data.bad)}")
+            bad = self.data.bad
+            raise ValueError(f"no record to train on: {len(bad)} are in quarantine; {_why(bad)}")
         self.policy.eval() # no dropout: the policy that sampled and the one that learns are the same
         self.team = Team(self.policy.device, self.settings.trackers, self.out)
         self.folder = RunFolder(self.out, self.facts, "rl", FREE, self.team, self.card)
@@ -172,13 +172,15 @@ def _draw(self: Learner, n):  # (place, index) of each
     "The next n prompts that are not in quarantine."
     lost, drawn = {bad["where"] for bad in self.folder.bad}, []
     if lost.issuperset(record.problem_id for record in self.data.records):
-        raise ValueError(f"no medium can be read: {_left_out(self.folder.bad)}")
+        bad = self.folder.bad
+        raise ValueError(f"no medium can be read: {len(bad)} are in quarantine: {_why(bad)}")
     while len(drawn) < n:
         i = next(self.stream)
         if self.data.records[i].problem_id not in lost: drawn.append((self.drawn, i))
         self.drawn += 1
     return drawn
 
+# %% ../../nbs/engine/learner.ipynb #acb9450e
 @patch
 def _collect(self: Learner, step, n):  # (Rollout or None, prompts, features)
     "This machine's part of n further prompts."
@@ -350,7 +352,8 @@ def run(self: Learner, resume=False, quiet=False, label="RL", hook=None):
     with self.folder:
         self.start(resume)
         self.steps_to_do(quiet, label, hook)
-    if self.folder.bad: warnings.warn(_left_out(self.folder.bad, 3))
+    bad = self.folder.bad
+    if bad: warnings.warn(f"{len(bad)} records were left out: {_why(bad, 3)}")
 
 # %% ../../nbs/engine/learner.ipynb #66c3467c
 def train_rl(

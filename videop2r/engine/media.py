@@ -83,6 +83,7 @@ class Reader:
         if path.is_file(): return
         raise RecordError(f"{path}: no such file; fetch it, or check the media folder")
 
+# %% ../../nbs/engine/media.ipynb #c579683f
 def reader_of(
     media,     # a folder, or a `Reader`, which is taken as it is
     **settings # of a `Reader`, for a folder
