@@ -6,6 +6,8 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from videop2r.cot import example_record, four_rollouts, parse
 from videop2r.data import TASKS, RecordError
+from videop2r.engine.notation import lettered, mentioned
+from videop2r.engine.numerals import numerals
 from videop2r.scoring import FILTERS, MRA, READ, RULES, check_truth, choice, first_answer, mra, number, passes, score, score_record, score_response
 
 settings.register_profile("steady", deadline=None, database=None, derandomize=True)  # a busy machine is no failure
@@ -181,3 +183,144 @@ def test_the_benchmark_runs():
     out = subprocess.run([sys.executable, script, "--json", "--n", "8"], capture_output=True, text=True, check=True, cwd=script.parent.parent).stdout
     rows = [json.loads(line) for line in out.splitlines()]
     assert [r["target"] for r in rows if r["target"]] == [100_000, 2_500] and all(r["traces_per_second"] > 0 for r in rows)
+
+
+# The lenient reading, reply by reply: what a person reads at once, and nothing that could be read in two ways
+
+SIDES = ["A. left", "B. right", "C. up and away"]
+PETS = ["(A) a dog", "(B) a man", "(C) a small dog"]
+BARE = ["Sitting", "Standing", "Lying down"]
+YES = ["A. Yes", "B. No"]
+COUNTS = ["A. 2", "B. 3", "C. 12"]
+NOTES = ["C", "D", "E"]
+NAMES = ["I. Newton", "A. Einstein", "M. Curie"]
+TIMES = ["A.M.", "P.M."]
+HAN = ["A、左边", "B、右边", "C、上面"]
+RUSSIAN = ["А) кот", "Б) пёс", "В) конь"]
+FIGURES = ["1. red", "2. blue", "3. green"]
+LONG = ["A. The man picks up the cup.", "B. The man puts down the cup.", "C. The man drinks."]
+LINES = ["A. left\nand down", "B. right\nand up"]
+
+
+CHOICES = [
+    # markup
+    (r"$\boxed{B}$", SIDES, "B"), (r"\boxed{\text{B}}", SIDES, "B"), (r"\boxed{B. right}", SIDES, "B"), (r"\text{B}", SIDES, "B"),
+    (r"\mathbf{C}", SIDES, "C"), (r"\(C\)", SIDES, "C"), (r"\[ C \]", SIDES, "C"), ("$$C$$", SIDES, "C"), ("<b>C</b>", SIDES, "C"), ("`C`", SIDES, "C"),
+    ("***C***", SIDES, "C"), ("__C__", SIDES, "C"), ("**C.** up and away", SIDES, "C"), ("**Answer:** C", SIDES, "C"), ("### C", SIDES, "C"), ("> C", SIDES, "C"),
+    ("- C", SIDES, "C"), ("&nbsp;C", SIDES, "C"), (r"It goes left first, then up: \boxed{C}", SIDES, "C"), (r"\boxed{A} or \boxed{C}", SIDES, None),
+    # signs of other widths and scripts
+    ("Ｃ", SIDES, "C"), ("（Ｃ）", SIDES, "C"), ("ｃ．", SIDES, "C"), ("Ⓒ", SIDES, "C"), ("𝐂", SIDES, "C"), ("「C」", SIDES, "C"), ("《C》", SIDES, "C"), ("〔C〕", SIDES, "C"),
+    ("“C”", SIDES, "C"), ("«C»", SIDES, "C"), ("C\u200b", SIDES, "C"), ("\ufeffC", SIDES, "C"), ("\u202aC\u202c", SIDES, "C"), ("\u00a0C\u3000", SIDES, "C"), ("C!", SIDES, "C"),
+    ("C：up and away", SIDES, "C"), ("C — up and away", SIDES, "C"), ("C=up and away", SIDES, "C"), ("[C] up and away", SIDES, "C"), ("C/up and away", SIDES, "C"), ("{C}", SIDES, "C"),
+    # words round the letter
+    ("My answer is C.", SIDES, "C"), ("Final answer: C", SIDES, "C"), ("The best choice is option C", SIDES, "C"), ("I choose C", SIDES, "C"), ("I would go with (C).", SIDES, "C"),
+    ("It's C.", SIDES, "C"), ("Answer - C", SIDES, "C"), ("Choice C", SIDES, "C"), ("C is the right answer.", SIDES, "C"), ("C is correct", SIDES, "C"), ("Option C is correct.", SIDES, "C"),
+    ("The answer to the question is C.", SIDES, "C"), ("Answer:\n\nC", SIDES, "C"), ("up and away (C)", SIDES, "C"), ("up and away, C", SIDES, "C"), ("C, not A", SIDES, "C"),
+    ("答案为C", SIDES, "C"), ("答案：C", SIDES, "C"), ("正确答案是 C。", SIDES, "C"), ("故选C", SIDES, "C"), ("应该选择C", SIDES, "C"), ("C选项", SIDES, "C"), ("选C项", SIDES, "C"),
+    ("正解はCです", SIDES, "C"), ("答え：C", SIDES, "C"), ("Cが正解です", SIDES, "C"), ("정답: C", SIDES, "C"), ("답은 C입니다.", SIDES, "C"), ("C번", SIDES, "C"),
+    ("Ответ: C", SIDES, "C"), ("Правильный ответ — C.", SIDES, "C"), ("Die richtige Antwort ist C.", SIDES, "C"), ("Antwort: C", SIDES, "C"), ("La réponse est C", SIDES, "C"),
+    ("Réponse : C", SIDES, "C"), ("La respuesta correcta es la C.", SIDES, "C"), ("Respuesta: C", SIDES, "C"), ("La risposta corretta è la C.", SIDES, "C"), ("A resposta certa é a C", SIDES, "C"),
+    ("الجواب: C", SIDES, "C"), ("सही उत्तर: C", SIDES, "C"), ("คำตอบที่ถูกต้องคือ C", SIDES, "C"), ("Đáp án: C", SIDES, "C"), ("Jawaban: C", SIDES, "C"), ("Cevap: C", SIDES, "C"),
+    # reasons
+    ("B, because it crosses to the right.", SIDES, "B"), ("B since nothing else fits.", SIDES, "B"), ("B. right, as the frames show", SIDES, "B"), ("B\nThe square ends on the right.", SIDES, "B"),
+    ("Right. The square ends there.", SIDES, "B"), ("B. The square crosses the picture.", SIDES, "B"), ("The square starts in the middle. So the answer is B.", SIDES, "B"),
+    ("So the answer is: right", SIDES, "B"), ("Yes, it does.", YES, "A"), ("No. It stays.", YES, "B"), ("No, it does not move.", YES, "B"), ("Yes!", YES, "A"),
+    # what contradicts itself, doubts or names several
+    ("A or B", SIDES, None), ("A/B", SIDES, None), ("A and C", SIDES, None), ("A, C", SIDES, None), ("AB", SIDES, None), ("ABC", SIDES, None), ("B or C, hard to say", SIDES, None),
+    ("A\nB", SIDES, None), ("A. B. C.", SIDES, None), ("(A) (B)", SIDES, None), ("B. left", SIDES, None), ("(B) up and away", SIDES, None), ("left (B)", SIDES, None), ("B: left", SIDES, None),
+    ("B = left", SIDES, None), ("not B", SIDES, None), ("The answer is not B", SIDES, None), ("It isn't B", SIDES, None), ("neither", SIDES, None), ("none of them", SIDES, None), ("all", SIDES, None),
+    ("The answer is A. No, the answer is B.", SIDES, None), ("The answer is A or B.", SIDES, None), ("The answer is B. left", SIDES, None), ("The answer is either A or B.", SIDES, None),
+    ("A because B is wrong, or B", SIDES, None), ("B is wrong", SIDES, None), ("B is incorrect.", SIDES, None), ("Option A is wrong, option B is right", SIDES, None), ("答案不是B", SIDES, None),
+    ("答案是A或B", SIDES, None), ("不选B", SIDES, None), ("정답은 A 또는 B", SIDES, None), ("left, right", SIDES, None), ("left or right", SIDES, None), ("leftright", SIDES, None), ("Yes and no", YES, None),
+    ("Yes, it does not.", YES, None), ("Yes. No.", YES, None), ("B. up", SIDES, None), ("D", SIDES, None), ("D. right", SIDES, None), ("Answer: D", SIDES, None), ("", SIDES, None), ("...", SIDES, None),
+    ("the", SIDES, None), ("Because", SIDES, None), ("Be", SIDES, None), ("A man goes by", SIDES, None), ("a square", SIDES, None), ("2", SIDES, None), ("II", SIDES, None), ("Б", SIDES, None), ("Ответ: Б", SIDES, None),
+    ("not option B", SIDES, None), ("The answer isn't option B", SIDES, None), ("I rule out option B", SIDES, None), ("I doubt it is B", SIDES, None), ("A is right", SIDES, None),
+    ("B is right", SIDES, "B"), ("It stops at the edge, so option B.", SIDES, "B"), ("B右", ["A. 左", "B. 右"], "B"), ("B左", ["A. 左", "B. 右"], None), ("B is true", ["A. True", "B. False"], None),
+    ("I think so", SIDES, None), ("It moves", SIDES, None), ("The second", SIDES, None), ("$", SIDES, None), ("()", SIDES, None), ("<answer>", SIDES, None),
+    # texts as options
+    ("a man", PETS, "B"), ("A man.", PETS, "B"), ("a dog", PETS, "A"), ("(A) a dog", PETS, "A"), ("small dog", PETS, None), ("a small dog", PETS, "C"), ("The man picks up the cup", LONG, "A"),
+    ("B. The man puts down the cup", LONG, "B"), ("A. The man drinks.", LONG, None), ("The man", LONG, None), ("standing", BARE, "B"), ("B", BARE, "B"), ("B. Standing", BARE, "B"), ("C. Standing", BARE, None),
+    ("Lying  down.", BARE, "C"), ("3", COUNTS, "B"), ("B", COUNTS, "B"), ("12", COUNTS, "C"), ("B. 3", COUNTS, "B"), ("B. 2", COUNTS, None), ("23", COUNTS, None), ("1", COUNTS, None),
+    ("C", NOTES, None), ("A", NOTES, "A"), ("E", NOTES, "C"), ("B. D", NOTES, "B"), ("A", NAMES, None), ("B", NAMES, "B"), ("Newton", NAMES, None), ("A. Einstein", NAMES, "B"), ("I. Newton", NAMES, "A"),
+    ("B", TIMES, "B"), ("P.M.", TIMES, "B"), ("p.m.", TIMES, "B"), ("B. P.M.", TIMES, "B"), ("A. P.M.", TIMES, None), ("右边", HAN, "B"), ("B、右边", HAN, "B"), ("Ｂ", HAN, "B"), ("B、左边", HAN, None),
+    ("Б", RUSSIAN, "B"), ("пёс", RUSSIAN, "B"), ("Ответ: Б", RUSSIAN, "B"), ("Б) пёс", RUSSIAN, "B"), ("Б) кот", RUSSIAN, None), ("2", FIGURES, "B"), ("(2)", FIGURES, "B"), ("2. blue", FIGURES, "B"),
+    ("B", FIGURES, "B"), ("2. red", FIGURES, None), ("②", FIGURES, "B"), ("right and up", LINES, "B"), ("B. right and up", LINES, "B"), ("B. right\nand up", LINES, "B"), ("A. right and up", LINES, None),
+]
+
+@pytest.mark.parametrize("reply, options, letter", CHOICES)
+def test_what_a_reply_names(reply, options, letter): assert choice(reply, options) == letter
+
+
+NUMBERS = [
+    ("−7", -7), ("–7", -7), ("﹣7", -7), ("－７", -7), ("‑7", -7), ("minus seven", -7), ("minus 7", -7), ("负7", -7), ("negative 7", -7), ("-$7", -7), ("- 7", None), ("B-7", None), ("7-", 7),
+    ("7 m", 7), ("7m", 7), ("7\u202fm", 7), ("≈ 7", 7), ("~7", 7), ("约7米", 7), ("7個", 7), ("共 7 只", 7), ("7개", 7), ("€7", 7), ("7,", 7), ("7。", 7), ("“7”", 7), ("(7)", 7), ("[7]", 7), ("**7**", 7),
+    (r"\boxed{7}", 7), (r"$7$", 7), (r"7\,\text{m}", 7), (r"\text{7}", 7), (r"$x = 7$", 7), ("3 + 4 = 7", 7), ("x=7, y=8", None), ("7th", 7), ("7 (seven)", 7), ("7 (eight)", None), ("the answer is 7", 7),
+    ("3 on the left and 4 on the right, so the answer is 7.", 7), ("答案是7", 7), ("정답: 7", 7), ("Antwort: -7", -7), ("7\n3 on the left, 4 on the right", 7), ("3 left\n4 right", None), ("The answer is 7. No, 8.", None),
+    ("4,321", 4321), ("4 321", 4321), ("1\u202f234", 1234), ("1\u00a0234,5", 1234.5), ("1'234", 1234), ("1’234.5", 1234.5), ("1.234,5", 1234.5), ("1,234.5", 1234.5), ("1.234.567", 1234567), ("12,34,567", 1234567),
+    ("1.234", 1.234), ("１，２３４", 1234), ("٧", 7), ("७", 7), ("๗", 7), ("٧٫٥", 7.5), ("١٬٢٣٤", 1234), ("1,5", None), ("0,123", None), ("1,23", None), ("1,2,3", None), ("1.2.3", None), ("12,3456", None),
+    ("1/4", .25), ("¼", .25), ("−¼", -.25), ("2¼", 2.25), ("2 1/4", 2.25), (r"\frac{1}{4}", .25), (r"2\frac14", 2.25), ("1⁄4", .25), ("a quarter", .25), ("half", .5), ("1/0", None), ("1/2/2024", None),
+    ("2×10^3", 2000), ("2×10³", 2000), ("2 x 10^3", 2000), (r"2 \times 10^{3}", 2000), ("2e3", 2000), ("2E+3", 2000), ("10^3", 1000), ("10⁻³", .001), ("10<sup>3</sup>", 1000), ("2^3", None), ("10^999", None),
+    ("seven", 7), ("Seventeen", 17), ("forty-two", 42), ("one hundred and five", 105), ("two thousand", 2000), ("seven squares", 7), ("2 million", 2e6), ("3万", 3e4), ("七", 7), ("十七", 17), ("二十三个", 23), ("三四个", None),
+    ("sieben", 7), ("siete", 7), ("семь", 7), ("일곱", 7), ("once", None), ("one", 1), ("the red one", None), ("only one", 1), ("a dozen", None), ("none", None), ("many", None), ("seven or eight", None), ("seven or so", None),
+    ("7-8", None), ("7–8", None), ("7~8", None), ("7 to 8", None), ("7 or 8", None), ("between 7 and 8", None), ("7, 8", None), ("7 8", None), ("7±1", None), ("±7", None), (">7", None), ("≥ 7", None), ("7+", None), ("more than 7", None),
+    ("at least 7", None), ("fewer than 7", None), ("not 7", None), ("超过7", None), ("7个以上", None), ("7이상", None), ("7 or more", None), ("7:30", None), ("2024-05-06", None), ("0x7", None), ("0b11", None), ("7k", None), ("7B", None), ("3D", None), ("7e", None),
+    ("A7", None), ("x7", None), ("v7", None), ("", None), (".", None), ("-", None), ("%", None), ("∞", None), ("nan", None), ("1e999", None), ("Infinity", None), ("7 of 8", None), ("7 out of 8", None), ("10,000,00", None), ("1_000", 1000),
+]
+
+@pytest.mark.parametrize("reply, value", NUMBERS)
+def test_what_number_a_reply_states(reply, value): assert number(reply, "lenient") == (value if value is None else pytest.approx(value))
+
+
+PERCENT = [("50%", "0.5", 1), ("50 %", "0.5", 1), ("５０％", "0.5", 1), ("50 percent", "0.5", 1), ("٥٠٪", "0.5", 1), ("百分之五十", "0.5", 1), (r"50\%", "0.5", 1), ("0.5", "50%", 1), ("0.5", "50 percent", 1), ("50", "0.5", 0), ("1/2", "50%", 1), ("½", "0.50", 1)]
+
+@pytest.mark.parametrize("reply, truth, right", PERCENT)
+def test_a_percentage_in_any_notation(reply, truth, right): assert score("numerical", reply, truth, how="lenient") == right
+
+
+WRAPS = ["**{}**", "*{}*", "`{}`", "({})", "[{}]", "“{}”", "「{}」", "（{}）", "【{}】", "\\boxed{{{}}}", "\\text{{{}}}", "$\\boxed{{\\text{{{}}}}}$", "\\({}\\)", "<b>{}</b>", " {}\n", "{}.", "{}。", "{}!", "\u200b{}\ufeff",
+         "The answer is {}", "The answer is **{}**.", "Answer: {}", "答案是{}。", "答案：【{}】", "정답은 {}입니다", "Ответ: {}.", "Antwort: {}", "La réponse est {}.", "Respuesta: {}"]
+
+def wide(text): return "".join(chr(ord(char) + 0xFEE0) if "!" <= char <= "~" else "\u3000" if char == " " else char for char in text)
+
+@given(st.sampled_from(["A", "B", "C", "b", "right", "Left", "up and away", "D", "A or B", "not A", "B. left", "B. right"]), st.lists(st.sampled_from(WRAPS), max_size=2))
+def test_markup_and_words_round_an_answer_change_nothing(said, wraps):
+    reply = said
+    for wrap in wraps: reply = wrap.format(reply)
+    assert choice(reply, SIDES) == choice(said, SIDES), reply
+
+@given(st.sampled_from([reply for reply, *_ in CHOICES + NUMBERS]) | st.text(alphabet="ABCabc 123.,-+/()[]%=:", max_size=12), st.integers(0, 40))
+def test_width_of_signs_and_signs_unseen_change_nothing(reply, place):
+    hidden = reply[:place] + "\u200b" + reply[place:]
+    assert choice(wide(reply), SIDES) == choice(hidden, SIDES) == choice(reply, SIDES)
+    assert number(wide(reply), "lenient") == number(hidden, "lenient") == number(reply, "lenient")
+
+@given(st.integers(-10**9, 10**9))
+def test_a_whole_number_in_any_notation(n):
+    sign, digits = "-" * (n < 0), f"{abs(n):,}"
+    forms = [f"{n}", f"{n:,}", wide(f"{n}"), sign + digits.replace(",", " "), sign + digits.replace(",", "\u202f"), sign + digits.replace(",", "'"), "−" * (n < 0) + digits, f"{n}.0", f"{n:,}.00", f"{n} m", f"\\boxed{{{n}}}"]
+    forms += ["".join(chr(0x660 + int(char)) if char.isdigit() else char for char in f"{n}"), f"答案是{n}", f"The answer is {n:,}."]
+    for form in forms: assert number(form, "lenient") == n, form
+
+@given(st.text(max_size=60) | st.text(alphabet="ABab .,:()[]{}$\\*_<>0123456789/^-%答案是选或", max_size=40), st.lists(st.text(max_size=12), max_size=4))
+def test_no_text_and_no_options_break_the_reading(text, options):
+    letter, value = choice(text, options), number(text, "lenient")
+    assert letter is None or not options or letter in lettered(options)
+    assert value is None or math.isfinite(value)
+    assert len(mentioned(text, options)) <= len(text) + 1 and all(map(math.isfinite, (each.value for each in numerals(text) if each)))
+
+
+# Words of every script
+
+@pytest.mark.parametrize("truth, near, far", [
+    ("红球向左滚", "红球向左滚动", "一只鸟"), ("赤いボールが転がる", "赤いボールが転がった", "鳥"), ("빨간 공이 굴러간다", "빨간 공이 굴러갔다", "새"), ("красный мяч катится", "Красный мяч катится влево.", "птица летит"),
+    ("الكرة تتدحرج يسارا", "الكرة تتدحرج", "طائر"), ("ลูกบอลสีแดงกลิ้ง", "ลูกบอลสีแดงกลิ้งไป", "นก"), ("लाल गेंद लुढ़कती है", "लाल गेंद लुढ़कती", "चिड़िया"), ("η κόκκινη μπάλα κυλά", "η κόκκινη μπάλα", "πουλί"), ("2个红球", "2个红球。", "2 birds"), ("đỏ", "đỏ.", "xanh")])
+def test_free_answers_in_any_script(truth, near, far):
+    for how in RULES:
+        assert score("free-form", truth, truth, how=how) >= .6 <= score("free-form", near, truth, how=how), how
+        assert score("free-form", far, truth, how=how) < .3 and score("free-form", "a red ball rolls left", truth, how=how) == 0
+
+@given(st.text(max_size=20), st.text(alphabet="the red ball rolls 12 élan.", min_size=1, max_size=20).filter(lambda text: re.search("[a-z0-9]", text)))
+def test_a_latin_truth_is_scored_by_rouge_as_it_comes(prediction, truth):
+    from rouge_score.rouge_scorer import RougeScorer
+    plain = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True).score(truth, prediction)
+    assert score("free-form", prediction, truth) == (sum(each.fmeasure for each in plain.values()) / 3 if prediction.strip() else 0)
