@@ -40,7 +40,7 @@ def test_all_string_quirk_equals_typed(tmp_path):
     (dict(data_type="audio"), "data_type", "video"), (dict(path=""), "path", "media folder"), (dict(path=None), "path", "media folder"),
     (dict(path="https://a.b/c.mp4"), "path", "nothing is downloaded"), (dict(path="a\0b"), "path", "nothing is downloaded"),
     (dict(options=[]), "options", "at least two"), (dict(options="['A. left' 'B. right']"), "options", "at least two"),
-    (dict(options="A. left"), "options", "JSON list"), (dict(options="{[]: 1}"), "options", "JSON list"), (dict(options={"A": "left"}), "options", "give a list"),
+    (dict(options="A. left"), "options", "JSON list"), (dict(options="{[]: 1}"), "options", "JSON list"), (dict(options={"A": "left"}), "options", "at least two"), (dict(options=3), "options", "give a list"),
     (dict(options=[["A"], "B"]), "options", "give text"), (dict(solution="", answer=""), "solution", "ground truth"),
     (dict(solution="<answer>C</answer>"), "solution", "letter"), (dict(problem=" "), "problem", "question"), (dict(problem=["x"]), "problem", "text"),
     (dict(problem_id=None), "problem_id", "id of its own"), (dict(reward="high"), "reward", "finite"), (dict(reward="inf"), "reward", "finite"),

@@ -5,9 +5,10 @@ import numpy as np
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from videop2r.cot import example_record, four_rollouts, parse
-from videop2r.data import TASKS, RecordError
-from videop2r.engine.notation import lettered, mentioned
+from videop2r.data import TASKS, Record, RecordError
+from videop2r.engine.notation import lettered, mentioned, shown
 from videop2r.engine.numerals import numerals
+from videop2r.evaluate import conclusion, evaluate, mismatch
 from videop2r.scoring import FILTERS, MRA, READ, RULES, check_truth, choice, first_answer, mra, number, passes, score, score_record, score_response
 
 settings.register_profile("steady", deadline=None, database=None, derandomize=True)  # a busy machine is no failure
@@ -277,6 +278,24 @@ PERCENT = [("50%", "0.5", 1), ("50 %", "0.5", 1), ("５０％", "0.5", 1), ("50 
 def test_a_percentage_in_any_notation(reply, truth, right): assert score("numerical", reply, truth, how="lenient") == right
 
 
+RECORD = ["A. left", "B. right", "C. up"]
+ENDS = [ # thought, options, the letter, "None" where it concludes nothing
+    ("It goes left. No, right.", RECORD, "B"), ("It moves right, not left.", RECORD, "B"), ("It does not go right but up.", RECORD, "C"), ("left or right", RECORD, None), ("So (B).", RECORD, "B"), ("So the answer is B.", RECORD, "B"),
+    ("So B is the right answer.", RECORD, None), ("It isn't left.", RECORD, None), ("leftover and rightly", RECORD, None), ("因此选B", RECORD, "B"), ("所以是右边", ["A. 左边", "B. 右边"], "B"), ("不是左边，是右边", ["A. 左边", "B. 右边"], "B"),
+    ("오른쪽으로 갑니다", ["왼쪽", "오른쪽"], "B"), ("So it is dark red.", ["A. red", "B. dark red"], "B"), ("I see 12 of them.", ["A. 1", "B. 2", "C. 12"], "C"), ("It reads 1.5", ["A. 1", "B. 1.5"], "B"), ("So it is P.M.", ["A.M.", "P.M."], "B"),
+    ("So ＲＩＧＨＴ.", RECORD, "B"), ("So option\u00a0B.", RECORD, "B"), ("So it moves **right**.", RECORD, "B"), ("So it is Einstein.", ["I. Newton", "A. Einstein"], None), ("So it is A. Einstein.", ["I. Newton", "A. Einstein"], "B"),
+]
+
+@pytest.mark.parametrize("think, options, letter", ENDS)
+def test_what_option_a_thought_ends_on(think, options, letter): assert conclusion(think, Record(problem_type="multiple choice", options=options)) == letter
+
+@pytest.mark.parametrize("think, answer, differs", [
+    ("So there are 1,250.", "1,250", False), ("So 1.250,5 m.", "1,250.5", False), ("So 2e-3.", "0.002", False), ("So −7.", "-7", False), ("So ７.", "7", False), ("So seven.", "7", False), ("So three quarters, 3/4.", "0.75", False),
+    ("There are no balls.", "0", False), ("So 40 percent.", "0.4", False), ("Three red, no blue: 3 balls.", "three", False), ("So 1,250.", "250", True), ("So −7.", "7", True), ("So 7.", "-7", True), ("So 5-6.", "6", None),
+    ("Between 3 and 4.", "4", None), ("More than 7.", "7", None), ("It is B2.", "2", None), ("Hard to say.", "7", None)])
+def test_a_number_in_thought_and_answer_is_read_alike(think, answer, differs): assert mismatch(think, answer, Record(problem_type="numerical", solution="7")) is differs
+
+
 WRAPS = ["**{}**", "*{}*", "`{}`", "({})", "[{}]", "“{}”", "「{}」", "（{}）", "【{}】", "\\boxed{{{}}}", "\\text{{{}}}", "$\\boxed{{\\text{{{}}}}}$", "\\({}\\)", "<b>{}</b>", " {}\n", "{}.", "{}。", "{}!", "\u200b{}\ufeff",
          "The answer is {}", "The answer is **{}**.", "Answer: {}", "答案是{}。", "答案：【{}】", "정답은 {}입니다", "Ответ: {}.", "Antwort: {}", "La réponse est {}.", "Respuesta: {}"]
 
@@ -309,6 +328,44 @@ def test_no_text_and_no_options_break_the_reading(text, options):
     assert len(mentioned(text, options)) <= len(text) + 1 and all(map(math.isfinite, (each.value for each in numerals(text) if each)))
 
 
+# Options, however they are labelled
+
+FORMS = ["{}. {}", "({}) {}", "{}) {}", "{}: {}", "{}.{}", "[{}] {}", "{}、{}", "{}．{}", "（{}）{}", "{} - {}", "**{}.** {}", "**{}**. {}", "Option {}: {}", "<{}> {}", "{})  {}\n", "\n{}. {}"]
+LABELS = ["AB", "ab", "12", "①②", ["I", "II"], "ＡＢ", "АБ", "가나", "甲乙", "アイ", "αβ"]
+
+@pytest.mark.parametrize("labels", LABELS, ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_labels_are_read_in_every_form(form, labels):
+    options = [form.format(label, text) for label, text in zip(labels, ("a red ball", "a box"))]
+    assert lettered(options) == dict(A="a red ball", B="a box")
+    for said in ("B", "a box", options[1], "B. a box", f"({labels[1]})"):
+        record = Record("1", "What?", "multiple choice", path="a.mp4", options=options, solution=f"<answer>{said}</answer>")
+        assert record.validate().truth == "B" and score_record(record, "b", "lenient") == score_record(record, "A box.", "lenient") == 1, said
+    assert "a box" in shown(options)[1] and re.match(r"\W*(Option )?B\b", shown(options)[1])
+
+@pytest.mark.parametrize("options, texts", [
+    (dict(A="a ball", B="a box"), ["a ball", "a box"]), ('{"A": "a ball", "B": "a box"}', ["a ball", "a box"]), (dict(A="A. a ball", B="B. a box"), ["a ball", "a box"]), (["B.C.", "A.D."], ["B.C.", "A.D."]),
+    (["1.5 m", "2.5 m"], ["1.5 m", "2.5 m"]), (["1:30", "2:30"], ["1:30", "2:30"]), (["1", "2"], ["1", "2"]), (["A. red", "B. blue", "none"], ["red", "blue", "none"]), (["A ball", "A box"], ["A ball", "A box"]),
+    (["J. Bach", "B. Bartók"], ["J. Bach", "Bartók"]), (["A. Bach", "A. Vivaldi"], ["Bach", "A. Vivaldi"]), (["A. up\nthen down", "B. down"], ["up\nthen down", "down"]), ([str(i) for i in range(200, 230)], [str(i) for i in range(200, 230)])])
+def test_the_text_of_each_option(options, texts):
+    found = lettered(Record.from_dict(dict(options=options)).options)
+    assert list(found.values()) == texts and list(found)[:2] == ["A", "B"] and (len(found) < 27 or list(found)[26:] == ["AA", "AB", "AC", "AD"])
+
+@pytest.mark.parametrize("options, truth", [
+    (["W. Mozart", "A. Vivaldi", "B. Bartók"], "A"), (["W. Mozart", "A. Vivaldi", "B. Bartók"], "B"), (["B. Up", "A. Down"], "A"), (["G", "A", "B"], "A"), (["A. a box", "A. a ball"], "A"), (["a box", "a box"], "a box"),
+    (["A. a box", "B. a ball"], "A. a ball"), (["A. a box", "B. a ball"], "A or B"), (["A. a box", "B. a ball"], "C"), (["2. a box", "1. a ball"], "1"), (["1. 2", "2. 1"], "1")])
+def test_a_truth_that_could_be_two_options_is_refused_by_name(options, truth):
+    with pytest.raises(RecordError, match="record '1': field `(solution|options)`"):
+        Record("1", "What?", "multiple choice", path="a.mp4", options=options, solution=f"<answer>{truth}</answer>").validate()
+
+def test_everyone_sees_the_letters_that_count():
+    from videop2r.cot import Prompt
+    from videop2r.judge import question
+    record = Record("1", "What?", "multiple choice", path="a.mp4", options=["1. a ball", "2. a box"], solution="<answer>2</answer>")
+    for text in (Prompt().render(record), question(record, "A box."), record._repr_markdown_()): assert "A. a ball" in text and "B. a box" in text
+    assert Prompt().render(example_record()).count("A. left") == 1
+
+
 # Words of every script
 
 @pytest.mark.parametrize("truth, near, far", [
@@ -324,3 +381,7 @@ def test_a_latin_truth_is_scored_by_rouge_as_it_comes(prediction, truth):
     from rouge_score.rouge_scorer import RougeScorer
     plain = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True).score(truth, prediction)
     assert score("free-form", prediction, truth) == (sum(each.fmeasure for each in plain.values()) / 3 if prediction.strip() else 0)
+
+def test_an_evaluation_asks_nothing_where_a_truth_cannot_be_read():
+    bad = Record("7", "How many?", "numerical", path="a.mp4", solution="<answer>a few</answer>")
+    with pytest.raises(RecordError, match="record '7': field `solution`"): evaluate(None, [example_record(), bad], [None, None], None)

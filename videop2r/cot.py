@@ -13,6 +13,7 @@ from html import escape
 from string import Formatter
 from pathlib import Path
 from .data import Record
+from .engine.notation import shown
 from .engine.paint import WRONG, token_html
 
 # %% ../nbs/1_method/2_cot.ipynb #129246db
@@ -325,7 +326,7 @@ class Prompt:
         "The text of a prompt; `ValueError` names a record whose type has no answer line."
         fields = dict(
             problem=record.problem,
-            options="\n".join(["Options:", *record.options]) if record.options else "",
+            options="\n".join(["Options:", *shown(record.options)]) if record.options else "",
             instruction=self.instruction,
             answer_line=self._answer_line(record),
         )

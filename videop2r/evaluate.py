@@ -10,34 +10,27 @@ __all__ = ['MEASURES', 'conclusion', 'mismatch', 'assess_one', 'evaluate', 'wils
 import re
 import numpy as np
 from .cot import parse
-from .data import Record, lettered
+from .data import Record
+from .engine.notation import mentioned
+from .engine.numerals import numerals
 from .judge import Judge
 from .model import Policy
-from .scoring import score
+from .scoring import check_truth, score, score_record
 
 # %% ../nbs/4_evidence/1_evaluate.ipynb #c8fdeb97
-_NUMBERS = dict(no="0", zero="0", one="1", two="2", three="3", four="4", five="5")
-_NUMBER = r"-?\d+(?:\.\d+)?|\b(?:" + "|".join(_NUMBERS) + r")\b"
-_CAPITALS = r"\b[A-Z]{2,}\b|\b[B-HJ-Z]\b|\bA\b(?! [a-z])" # but for the words "I" and "a"
+_CAPITALS = re.compile(r"\b[A-Z]{2,}\b|\b[B-HJ-Z]\b|\bA\b(?! [a-z])") # but for the words "I" and "a"
 
-def _last(pattern, text):
-    found = re.findall(pattern, text)
-    return found[-1] if found else None
+def _last(found): return found[-1] if found else None
 
-def _option_named(think, options):
-    "The letter of the option that is named last, by its text or as \"option B\"."
-    named = {}
-    for letter, text in lettered(options).items(): named |= {text.lower(): letter, f"option {letter}".lower(): letter}
-    last = _last("|".join(rf"\b{re.escape(name)}\b" for name in named), think.lower())
-    return named.get(last)
+def _last_number(think):
+    found = _last(numerals(think))
+    return found and f"{found.value:.15g}" + "%" * found.percent
 
 def conclusion(think: str, record: Record) -> str|None:
     "The answer that a think segment ends on, or None (Table 6)."
-    if record.options: return _option_named(think, record.options)
-    if record.problem_type in ("numerical", "regression"):
-        said = _last(_NUMBER, think.lower())
-        return _NUMBERS.get(said, said)
-    return _last(_CAPITALS, think) if record.problem_type == "OCR" else None
+    if record.options: return _last(mentioned(think, record.options))
+    if record.problem_type in ("numerical", "regression"): return _last_number(think)
+    return _last(_CAPITALS.findall(think)) if record.problem_type == "OCR" else None
 
 # %% ../nbs/4_evidence/1_evaluate.ipynb #b88984f0
 def mismatch(think: str, answer: str, record: Record) -> bool|None:
@@ -56,7 +49,7 @@ def assess_one(
     "Everything measured on one response."
     trace = parse(text)
     answer = trace.answer if traced else text
-    right = score(record.problem_type, answer or "", record.truth, record.options, how)
+    right = score_record(record, answer, how)
     kind = record.extra.get("kind", record.problem_type)
     row = dict(problem_id=record.problem_id, kind=kind, type=record.problem_type, output=text, answer=right)
     if not traced: return row
@@ -75,7 +68,8 @@ def evaluate(
     progress=None,         # called with the number of finished responses
     **settings,            # as in `Policy.sample`; greedy unless given
 ) -> list:                 # a row a record
-    "Respond to every prompt and measure each response."
+    "Respond to every prompt and measure each; `RecordError`, before any, for an unreadable truth."
+    for record in records: check_truth(record, how)
     rows, settings = [], {"temperature": 0} | settings
     for start in range(0, len(prompts), batch):
         part = slice(start, start + batch)

@@ -15,6 +15,7 @@ import torch
 from . import sampling # gives a Policy its `sample`
 from .data import Journal, Record
 from .engine.files import private
+from .engine.notation import shown
 from .engine.remote import chat_of, is_remote, without_secrets
 from .engine.shared import group_logprobs
 from .model import Policy
@@ -113,7 +114,7 @@ Then write, as a last line of its own, <judgement>Yes</judgement> or <judgement>
 
 def question(record: Record, observation: str, words: str = QUESTION) -> str:
     "What a judge is asked."
-    asked, answer = "\n".join([record.problem, *record.options]), record.truth
+    asked, answer = "\n".join([record.problem, *shown(record.options)]), record.truth
     if record.problem_type == "multiple choice": answer += f". {record.option_text(answer)}"
     medium = "an image" if record.data_type == "image" else "a video"
     return words.format(medium=medium, kind=record.data_type, question=asked, answer=answer, observation=tagless(observation))

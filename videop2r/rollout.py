@@ -17,6 +17,7 @@ from .advantages import ADVANTAGES, broadcast, credit, normalise, token_weights
 from .advantages import zero_variance
 from .cot import parse
 from .engine.asking import Asking
+from .engine.notation import shown
 from .engine.shared import group_logprobs
 from .judge import Judge
 from .model import Policy
@@ -266,5 +267,5 @@ def example(rollout: Rollout, coder: Coder, p: int = 0) -> dict:
     "Group `p` as plain lists: tokens, segments, rewards, advantages."
     record, rows = rollout.records[p], range(p * rollout.g, (p + 1) * rollout.g)
     rollouts = [_rollout_dict(rollout, coder, i) for i in rows]
-    asked = dict(problem=record.problem, options=record.options, truth=record.truth)
+    asked = dict(problem=record.problem, options=shown(record.options), truth=record.truth)
     return dict(asked, rollouts=rollouts)

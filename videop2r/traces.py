@@ -14,7 +14,7 @@ from .data import Record
 from .engine.paint import markdown_table
 from .engine.remote import Reply
 from .judge import Judge, Verdict
-from .scoring import score
+from .scoring import score_record
 
 # %% ../nbs/3_training/2_traces.ipynb #bcdedcf0
 def replies(
@@ -55,7 +55,7 @@ def check(
     "Step 2: template and answer."
     trace = parse(text)
     if not trace.ok: return Outcome(record, trace, None, "template", "; ".join(map(str, trace.faults)))
-    found = score(record.problem_type, trace.answer, record.truth, record.options, how)
+    found = score_record(record, trace.answer, how)
     if found >= threshold: return Outcome(record, trace, found)
     reason = f"score {found:.2f} for {trace.answer!r}, the truth is {record.truth!r}"
     return Outcome(record, trace, found, "answer", reason)

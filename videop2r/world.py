@@ -22,6 +22,7 @@ from fastcore.basics import patch
 from PIL import Image
 from .cot import render
 from .data import Record, RecordError, write_jsonl
+from .engine.notation import lettered
 
 # %% ../nbs/2_seeing/1_world.ipynb #39ba2f7c
 COLOURS = {
@@ -515,8 +516,7 @@ def from_record(record: Record) -> Question:
     scene = _scene(facts)
     wanted = record.extra.get("target")
     target = next((thing for thing in scene.things if thing.colour == wanted), None)
-    texts = tuple(option.split(". ", 1)[1] for option in record.options)
-    return Question(kind, scene, target, texts)
+    return Question(kind, scene, target, tuple(lettered(record.options).values()))
 
 # %% ../nbs/2_seeing/1_world.ipynb #be16563e
 def question_of(

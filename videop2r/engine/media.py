@@ -18,6 +18,7 @@ from . import decode
 from .audit import Apart, said_of
 from .decode import read_media
 from .framecache import FrameCache
+from .notation import shown
 from ..families import Family
 from ..video import Clip, VideoError, Visual, cut, shrink, uniform
 
@@ -149,7 +150,7 @@ def _figure(record, reader):
     except (ValueError, OSError) as e: return f'<p style="color:#b00020">{escape(str(e))}</p>'
 
 def _entry(record, reader):
-    texts = dict(options=" · ".join(record.options), truth=record.truth,
+    texts = dict(options=" · ".join(shown(record.options)), truth=record.truth,
                  observation=record.observation, process=record.process)
     rows = "".join(f"<div><b>{k}</b> {escape(text)}</div>" for k, text in texts.items() if text)
     title = f"{escape(record.problem_id)} · {escape(record.problem)}"

@@ -28,7 +28,7 @@ from ..engine.store import Ledger, Shard, identity
 from ..judge import Judge, Verdict
 from ..model import Policy
 from .. import sampling # gives `Policy` its `sample`
-from ..scoring import score
+from ..scoring import score_record
 from ..traces import Outcome, Steps, check, gist, judged, replies, with_trace
 from ..video import resize, smart_resize, uniform
 from ..engine.media import reader_of, sampler_key
@@ -496,7 +496,7 @@ def dry_run(
 def _in_truth(record, trace): # step -> whether the trace is right in it
     "What is true of a trace about the synthetic world."
     question, answer = from_record(record), trace.answer or ""
-    right = score(record.problem_type, trace.answer, record.truth, record.options, "lenient") == 1
+    right = score_record(record, trace.answer, "lenient") == 1
     if question.kind == "describe": right = bool(sufficient(answer, question))
     return dict(template=trace.ok, answer=right, judge=bool(sufficient(trace.observation or "", question)))
 
