@@ -7,10 +7,10 @@ __all__ = ['MEASURES', 'conclusion', 'mismatch', 'assess_one', 'evaluate', 'wils
            'by_kind']
 
 # %% ../nbs/4_evidence/1_evaluate.ipynb #aafcc052
-import re
+import re, warnings
 import numpy as np
 from .cot import parse
-from .data import Record
+from .data import Record, RecordError
 from .engine.notation import mentioned
 from .engine.numerals import numerals
 from .judge import Judge
@@ -58,6 +58,14 @@ def assess_one(
     return dict(row, format=trace.ok, sufficient=verdict, mismatch=differs)
 
 # %% ../nbs/4_evidence/1_evaluate.ipynb #5c38273c
+def _assessed(record, text, *how):
+    "What was measured, or why nothing can be."
+    try: return assess_one(record, text, *how)
+    except RecordError as e:
+        warnings.warn(f"left out: {e}")
+        kind = record.extra.get("kind", record.problem_type)
+        return dict(problem_id=record.problem_id, kind=kind, type=record.problem_type, output=text, answer=None, left_out=str(e))
+
 def evaluate(
     policy: Policy,
     records, prompts,      # Records and their Examples
@@ -75,7 +83,7 @@ def evaluate(
         part = slice(start, start + batch)
         seen = {} if features is None else dict(features=features[part])
         texts = policy.respond(prompts[part], batch, **seen, **settings)
-        rows += [assess_one(record, text, judge, how, traced) for record, text in zip(records[part], texts)]
+        rows += [_assessed(record, text, judge, how, traced) for record, text in zip(records[part], texts)]
         if progress: progress(len(texts))
     return rows
 
@@ -123,5 +131,6 @@ def summarise(rows: list) -> dict:
 def by_kind(rows: list, measure: str = "answer") -> dict:
     "A measure's mean for each kind of question."
     kinds = sorted({row["kind"] for row in rows})
-    of = {kind: [float(row[measure] or 0) for row in rows if row["kind"] == kind] for kind in kinds}
-    return {kind: float(np.mean(values)) for kind, values in of.items()}
+    known = [row for row in rows if not row.get("left_out")]
+    of = {kind: [float(row[measure] or 0) for row in known if row["kind"] == kind] for kind in kinds}
+    return {kind: float(np.mean(values)) for kind, values in of.items() if values}

@@ -10,6 +10,7 @@ import json, math
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from .engine.paint import escaped
 from .rewards import PROCESSES
 
 # %% ../nbs/3_training/8_health.ipynb #74226433
@@ -165,8 +166,11 @@ def _health_html(self):
     note = f'<small style="opacity:.75">{_NOTE}</small>'
     return f'<div style="font:14px sans-serif;max-width:60em">{head}{cards}{notes}{note}</div>'
 
+# %% ../nbs/3_training/8_health.ipynb #26eaa1be
 def _health_markdown(self):
-    lines = [f"- **{x.kind}**: {x.what} ({x.where}). {x.remedy}" for x in self.findings]
-    return "\n".join([*lines, *(f"- {note}" for note in self.notes)]) or "Nothing found."
+    found = [(x.kind, escaped(x.what), escaped(x.where), x.remedy) for x in self.findings]
+    lines = ["- **{}**: {} ({}). {}".format(*texts) for texts in found]
+    lines += [f"- {escaped(note)}" for note in self.notes]
+    return "\n".join(lines) or "Nothing found."
 
 Health._repr_html_, Health._repr_markdown_ = _health_html, _health_markdown

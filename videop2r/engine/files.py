@@ -54,7 +54,8 @@ def private(path) -> Path:
 # %% ../../nbs/engine/files.ipynb #076c6d74
 def write_text(path, text: str):
     "Replace a text file."
-    with replacing(path) as part: part.write_text(text, encoding="utf-8", newline="\n")
+    data = text.encode("utf-8", "backslashreplace") # half a character as its number
+    with replacing(path) as part: part.write_bytes(data)
 
 def write_json(path, value):
     "Replace a JSON file; `ValueError` for what JSON has no place for, NaN included."
@@ -73,7 +74,9 @@ def read_json(
         raise ValueError(f"{path}: is not JSON ({e}); {remedy}") from None
 
 # %% ../../nbs/engine/files.ipynb #d4215ed8
-def _line(row): return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+def _line(row):
+    try: return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError: return (json.dumps(row) + "\n").encode() # half a character, as \ud83d
 
 def append(file, rows) -> list: # bytes of each row
     "Append rows to a file open for it without a buffer, whole or not at all; `OSError` names the path."
@@ -130,18 +133,23 @@ def _broken(where, e):
 
 def _too_large(where):
     what = f"one record is longer than {LARGEST >> 20} MB"
-    raise RecordError(f"{where}: {what}; no record is: cut or remove it", where)
+    return RecordError(f"{where}: {what}; no record is: cut or remove it", where)
 
 # %% ../../nbs/engine/files.ipynb #eb0e57a3
 def _chunks(path, size=CHUNK):
-    "The text of a file or a gzip archive, a chunk at a time."
-    decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+    "The text of a file or a gzip archive, a chunk at a time; a byte that is no UTF-8 as a half character."
+    decode = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape").decode
     with open(path, "rb") as raw:
         file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
         while data := file.read(size):
             if file.tell() > SPARE + RATIO * raw.tell(): _bomb(path.name)
+            if data[:2] in _UTF16 and file.tell() == len(data): _wide(path.name)
             yield decode(data)
         yield decode(b"", True)
+
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+def _wide(name): raise RecordError(f"{name}: is written in UTF-16; save it as UTF-8", name)
 
 def _bomb(name):
     what = f"inflates more than {RATIO}-fold, as a gzip bomb does"
@@ -149,20 +157,21 @@ def _bomb(name):
 
 # %% ../../nbs/engine/files.ipynb #08fbb02d
 def _lines(chunks, name):
-    "Lines with their number, from 1."
-    n, rest = 1, ""
+    "Lines with their number, from 1; None for one that no record is as long as."
+    n, rest, large = 1, "", False
     for chunk in chunks:
         *whole, rest = (rest + chunk).split("\n")
         for line in whole:
-            yield n, line
-            n += 1
-        if len(rest) > LARGEST: _too_large(f"{name}:{n}")
-    yield n, rest
+            yield n, None if large or len(line) > LARGEST else line
+            n, large = n + 1, False
+        if len(rest) > LARGEST: rest, large = "", True
+    yield n, None if large else rest
 
 def _line_items(chunks, name):
     for n, line in _lines(chunks, name):
-        if not line.strip(): continue
         where = f"{name}:{n}"
+        if line is None: yield where, _too_large(where)
+        if not (line and line.strip()): continue
         try: yield where, json.loads(line)
         except (ValueError, RecursionError) as e:
             what = f"{where}: is not valid JSON ({e})"
@@ -192,7 +201,7 @@ def _list_items(chunks, name):
         if text[at:at + 1] == "]": return
         try: item, at = decode(text, at)
         except (ValueError, RecursionError) as e:
-            if len(text) - at > LARGEST: _too_large(where)
+            if len(text) - at > LARGEST: raise _too_large(where) from None
             text, at = _grow(chunks, text[at:], where, e), 0
         else:
             yield where, item

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GROUND', 'INK', 'UNDERLINE', 'TEXT', 'WRONG', 'ARMS', 'ARM_INK', 'ABOVE', 'BELOW', 'UNKNOWN', 'STAGES', 'shade',
-           'token_html', 'legend_html', 'escaped', 'markdown_table', 'png', 'png_uri', 'picture_html',
+           'token_html', 'legend_html', 'plain', 'escaped', 'markdown_table', 'png', 'png_uri', 'picture_html',
            'pipeline_picture']
 
 # %% ../../nbs/engine/paint.ipynb #86eb91c1
@@ -87,11 +87,18 @@ def legend_html(
     return f'<div style="margin:4px 0">{"".join([*map(box, owners), *marks])}</div>'
 
 # %% ../../nbs/engine/paint.ipynb #253ad80c
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+
+def plain(text) -> str:
+    "Text from elsewhere for a terminal: what would steer it is written as numbers."
+    def number(found): return found[0].encode("unicode_escape", "surrogatepass").decode()
+    return re.sub(r"[^\n\t]+", lambda line: _CONTROL.sub(number, line[0]), str(text))
+
 _SPECIAL = re.compile(r"([\\`*_\[\]!#|~])")
 
 def escaped(text, limit: int = None) -> str:
     "Text from elsewhere as Markdown shows it letter by letter, on one line; cut at `limit` characters."
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", str(text))
+    text = _CONTROL.sub(" ", str(text))
     if limit and len(text) > limit: text = text[:limit] + "…"
     return escape(_SPECIAL.sub(r"\\\1", text), quote=False)
 

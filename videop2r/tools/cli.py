@@ -7,7 +7,7 @@ __all__ = ['Files', 'AnyFiles', 'Needed', 'Many', 'ManyNeeded', 'COMMANDS', 'pai
            'command', 'parser_of', 'read_command', 'main']
 
 # %% ../../nbs/tools/cli.ipynb #0901642b
-import sys
+import os, sys, warnings
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,7 +16,11 @@ from math import inf
 from typing import Annotated
 from fastcore.docments import docments
 from fastcore.script import anno_parser
+from ..engine.paint import plain
 from ..engine.remote import without_secrets
+
+# %% ../../nbs/tools/cli.ipynb #bc2fd972
+def _say(text, **how): print(plain(text), **how)
 
 # %% ../../nbs/tools/cli.ipynb #5eff1753
 def pair(text: str) -> tuple:
@@ -86,7 +90,7 @@ def _report(
     "Draw report.html again from a run's report.json"
     from pathlib import Path
     from videop2r.tools.report import write_report
-    print(write_report(loads((Path(dir) / "report.json").read_text(encoding="utf-8")), dir))
+    _say(write_report(loads((Path(dir) / "report.json").read_text(encoding="utf-8")), dir))
 
 # %% ../../nbs/tools/cli.ipynb #9cbfdb30
 @command()
@@ -114,7 +118,7 @@ def _plan(
     given = dict(frames=frames, pixels=pixels, group=group, completion=completion, weights=weights)
     given.update(rank=rank, micro=micro, rows=rows, recompute=recompute)
     found = planned(model, card, **{k: v for k, v in given.items() if v is not None})
-    print(dumps(found.to_dict()) if json else found)
+    _say(dumps(found.to_dict()) if json else found)
     return 2 if found.fits is False else 0
 
 # %% ../../nbs/tools/cli.ipynb #dc1f5b6f
@@ -127,10 +131,10 @@ def _ask(
 ):
     "Ask a checkpoint about a video or an image"
     from videop2r.sampling import ask as asked
-    print(asked(checkpoint, file, question, frames))
+    _say(asked(checkpoint, file, question, frames))
 
 # %% ../../nbs/tools/cli.ipynb #ac6eb282
-def _fault(error): print(f"bad record: {error}", file=sys.stderr)
+def _fault(error): _say(f"bad record: {error}", file=sys.stderr)
 
 # %% ../../nbs/tools/cli.ipynb #f912797c
 @command()
@@ -144,13 +148,13 @@ def _data_show(
     from itertools import islice
     from videop2r.data import read_records
     records = list(islice(read_records(files, _fault), N))
-    for record in records: print(record._repr_markdown_(), end="\n\n")
+    for record in records: _say(record._repr_markdown_(), end="\n\n")
     if not media: return
     from videop2r.engine.files import write_text
     from videop2r.engine.media import gallery
     head = "<!doctype html><meta charset=utf-8><title>records</title>"
     write_text(html, head + gallery(records, media))
-    print(f"with their media: {html}")
+    _say(f"with their media: {html}")
 
 # %% ../../nbs/tools/cli.ipynb #24a74862
 @command()
@@ -161,7 +165,7 @@ def _data_check(
     "Name every bad record: file, place, field, remedy; exit code 1 where there is one"
     from videop2r.tools.corpus import check_set
     good, faults = check_set(files, media, _fault)
-    print(f"{good:,} good records, {faults:,} bad")
+    _say(f"{good:,} good records, {faults:,} bad")
     return 1 if faults else 0
 
 # %% ../../nbs/tools/cli.ipynb #15642c1d
@@ -173,10 +177,10 @@ def _data_stats(
     "Count types, media, sources and words"
     from videop2r.tools.corpus import survey
     found = survey(files)
-    print(found._repr_markdown_())
+    _say(found._repr_markdown_())
     if not plot: return
     found.plot().figure.savefig(plot, dpi=120)
-    print(f"\nwords of each process: {plot}")
+    _say(f"\nwords of each process: {plot}")
 
 # %% ../../nbs/tools/cli.ipynb #2358fac7
 @command()
@@ -188,8 +192,8 @@ def _data_subset(
 ):
     "Draw a part with the same mix, and list the media it needs"
     from videop2r.tools.corpus import subset
-    print(subset(files, N, out, seed, on_bad=_fault)._repr_markdown_())
-    print(f"\nrecords: {out}/records.json.gz, the media they need: {out}/media.txt")
+    _say(subset(files, N, out, seed, on_bad=_fault)._repr_markdown_())
+    _say(f"\nrecords: {out}/records.json.gz, the media they need: {out}/media.txt")
 
 # %% ../../nbs/tools/cli.ipynb #644a286b
 @command()
@@ -203,7 +207,7 @@ def _data_convert(
 ):
     "Write a set in another form"
     from videop2r.tools.corpus import convert
-    for file in convert(files, out, form, part, drop, _fault if skip_bad else None): print(file)
+    for file in convert(files, out, form, part, drop, _fault if skip_bad else None): _say(file)
 
 # %% ../../nbs/tools/cli.ipynb #fff4e713
 @command()
@@ -220,8 +224,8 @@ def _data_audit(
     from videop2r.engine.audit import audit
     records = read_records(files, _fault) if files else None
     found = audit(media, records, out, workers, seconds, frames)
-    print(found._repr_markdown_())
-    print(f"\nfindings: {out}/audit.jsonl, media to leave out: {out}/quarantine.jsonl")
+    _say(found._repr_markdown_())
+    _say(f"\nfindings: {out}/audit.jsonl, media to leave out: {out}/quarantine.jsonl")
     return 1 if found.quarantine else 0
 
 # %% ../../nbs/tools/cli.ipynb #36c109ad
@@ -308,11 +312,11 @@ def _reader(media, settings, cache, sampler, seconds):
 
 def _write_traces(given, how, dry_run, judge_price):
     from videop2r.tools.pipeline import dry_run as forecast, generate as write
-    if dry_run: return print(forecast(*given, judge_price=judge_price, **how)._repr_markdown_())
-    print(write(*given, **how)._repr_markdown_())
+    if dry_run: return _say(forecast(*given, judge_price=judge_price, **how)._repr_markdown_())
+    _say(write(*given, **how)._repr_markdown_())
     from videop2r.tools.funnel import write_funnel
     out = given[4]
-    print(f"\nkept: {out}/kept.jsonl and {out}/sft.part*.json.gz, the report: {write_funnel(out)}")
+    _say(f"\nkept: {out}/kept.jsonl and {out}/sft.part*.json.gz, the report: {write_funnel(out)}")
 
 # %% ../../nbs/tools/cli.ipynb #e50bee34
 _CARDS = ("paper", "tiny", "12gb", "16gb", "24gb", "48gb", "80gb")
@@ -350,7 +354,7 @@ def _sft(
     found = run_sft(records, media, model, out, chosen, resume, track, **source)
     if not found.main: return
     best = f", lowest validation loss: {out}/best" if found.best else ""
-    print(found._repr_markdown_() + f"\n\nadapter: {out}/last{best}")
+    _say(found._repr_markdown_() + f"\n\nadapter: {out}/last{best}")
 
 # %% ../../nbs/tools/cli.ipynb #1dcb5607
 _STEP = """steps prompts g limit temperature top_p lr beta clip clip_high refill seed save_every
@@ -390,7 +394,7 @@ def _rl(
     reading = dict(cache=cache, sampler=sampler, seconds=seconds)
     given = (records, media, model, adapter, judge, out, preset, recipe, resume)
     done = run_rl(*given, chat=chat, reading=reading, **changes)
-    if done.main: print(done._repr_markdown_())
+    if done.main: _say(done._repr_markdown_())
 
 # %% ../../nbs/tools/cli.ipynb #d66594b6
 def _kind(annotation, default):
@@ -449,7 +453,7 @@ def read_command(argv: list): # (words of the command, its function, its options
     if words is None:
         asked = "--help" in argv or "-h" in argv or not argv
         group = argv[:1] if argv and any(name.startswith(f"{argv[0]} ") for name in COMMANDS) else []
-        print(_usage(group), file=sys.stdout if asked else sys.stderr)
+        _say(_usage(group), file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
     options = vars(parser_of(words).parse_args(rest))
     for own in ("pdb", "xtra"): options.pop(own, None)
@@ -457,29 +461,40 @@ def read_command(argv: list): # (words of the command, its function, its options
 
 # %% ../../nbs/tools/cli.ipynb #efe9f881
 def _show_all():
-    "What a console has no letter for is written as its number."
+    "What a console has no letter for is written as its number, and a warning is a line."
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = lambda message, *where: f"{plain(message)}\n"
 
+def _nobody_reads():
+    "Whoever read the output has gone, as `head` does: end quietly."
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+# %% ../../nbs/tools/cli.ipynb #fb27a77b
 def main(argv=None) -> int:
     "Run one command; returns its exit code."
     _show_all()
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["--version"]:
         import videop2r
-        print(videop2r.__version__)
+        _say(videop2r.__version__)
         return 0
     debug = argv[:1] == ["--debug"]
     words, function, options = read_command(argv[debug:])
-    try: return function(**options) or 0
+    try:
+        code = function(**options) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError: return _nobody_reads()
     except KeyboardInterrupt:
         exec("") # clears a mark that an interrupted import leaves, of which Python would die
         said = "interrupted; what is finished is kept. Run the same command again to go on."
-        print(f"\n{said}", file=sys.stderr)
+        _say(f"\n{said}", file=sys.stderr)
         return 130
-    except (ValueError, OSError, RuntimeError) as e:
+    except (ValueError, OSError, RuntimeError, MemoryError) as e:
         if debug: raise
-        print(f"videop2r {words}: {e}", file=sys.stderr)
+        _say(f"videop2r {words}: {e}", file=sys.stderr)
         return 1
 
 # %% ../../nbs/tools/cli.ipynb #89784b2a

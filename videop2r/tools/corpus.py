@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from fastcore.basics import patch
 from ..engine.files import write_json, write_text
-from ..engine.paint import INK, markdown_table
+from ..engine.paint import INK, escaped, markdown_table
 from ..data import MEDIA, TASKS, RecordError
 from ..data import parts_of, read_records, resolve, write_parts, write_records
 
@@ -85,7 +85,7 @@ def _word_rows(found):
 
 def _source_rows(counts, most=20):
     shown = counts.most_common(most)
-    rows = [((name or "none given").replace("|", "\\|"), f"{n:,}") for name, n in shown]
+    rows = [(escaped(name or "none given"), f"{n:,}") for name, n in shown]
     rest, left = len(counts) - len(shown), sum(counts.values()) - sum(n for _, n in shown)
     return rows + [(f"{rest} more", f"{left:,}")] * (rest > 0)
 
@@ -204,9 +204,9 @@ class Subset:
     bad: int = 0   # records that could not be used
 
     def _repr_markdown_(self):
-        rows = [(kind, medium, source or "none given", f"{there:,}", f"{taken:,}")
+        rows = [(kind, medium, escaped(source or "none given"), f"{there:,}", f"{taken:,}")
                 for kind, medium, source, there, taken in self.strata]
-        title = f"{self.n:,} records that need {self.media:,} media, in `{self.out.name}`"
+        title = f"{self.n:,} records that need {self.media:,} media, in {escaped(self.out.name)}"
         return f"{title}\n\n{_table(_COLUMNS, rows)}"
 
 # %% ../../nbs/tools/corpus.ipynb #0759bc5b

@@ -288,7 +288,8 @@ def _repr_markdown_(self: Tuned):
     counts = self.data | {"left out": len(self.bad)} | self.losses()
     table = _table(f"{len(self.rows)} of {self.steps} steps", counts)
     if not self.bad: return table
-    bad = "".join(f"\n- {name}: {why}" for name, why in list(self.bad.items())[:10])
+    told = list(self.bad.items())[:10]
+    bad = "".join(f"\n- {escaped(name)}: {escaped(why)}" for name, why in told)
     return f"{table}\n\nLeft out:{bad}"
 
 # %% ../../nbs/tools/launch.ipynb #5af7d127
@@ -416,14 +417,16 @@ def _repr_markdown_(self: Result):
     parts, last = ("accuracy", "format", "length", "reward"), self.rows[-1]
     rows = [[p, *(f"{last.get(f'{part}_{p}', math.nan):.3f}" for part in parts)] for p in PROCESSES]
     where = f"adapters in `{self.out}/last`, and in `{self.out}/best` once there was a checkpoint"
-    bad = [f"- left out: {each['where']}: {escaped(each['reason'])}" for each in self.quarantine]
+    bad = [f"- left out: {escaped(each['where'])}: {escaped(each['reason'])}"
+           for each in self.quarantine]
     table = markdown_table(["last step", *parts], rows, range(1, 5))
     return "\n\n".join([f"{len(self.rows)} steps, {where}", table, "\n".join(bad)]).strip()
 
-def _records(given):
-    "Records of files, or the Records that were given."
-    files = isinstance(given, (str, Path)) or (given and isinstance(given[0], (str, Path)))
-    return list(read_records(given)) if files else list(given)
+def _records(given): # Records, quarantine
+    "Records of files and what is wrong with the others, or the Records that were given."
+    files, bad = isinstance(given, (str, Path)) or (given and isinstance(given[0], (str, Path))), []
+    def note(error): bad.append(dict(where=error.where or str(given), reason=str(error)))
+    return list(read_records(given, note)) if files else list(given), bad
 
 # %% ../../nbs/tools/launch.ipynb #227c69a3
 def _sampler(given, policy, preset, model):
@@ -456,7 +459,9 @@ def run_rl(
     if judge.ready: judge.ready()
     reading = dict(reading, sampler=_sampler(reading.get("sampler", uniform), policy, chosen, model))
     reader = reader_of(media, frames=chosen.frames, pixels=chosen.pixels, **reading)
-    data = Media(_records(records), reader, policy, settings.recipe.how, chosen.prompt)
+    records, bad = _records(records)
+    data = Media(records, reader, policy, settings.recipe.how, chosen.prompt)
+    data.bad = bad + data.bad
     learner = Learner(policy, data, judge, replace(settings, workers=workers), out)
     learner.run(resume, quiet, hook=hook)
     return Result(out, learner.rows, learner.folder.bad, learner.team.main)

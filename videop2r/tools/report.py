@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.xml import B, Div, H3, P, Pre, Safe, Small, Span
 from ..engine.files import read_json, write_json, write_text
-from ..engine.paint import ARM_INK, ARMS, INK, markdown_table
+from ..engine.paint import ARM_INK, ARMS, INK, escaped, markdown_table
 from ..show import group_html
 from .page import (
     DASH, bar_row, curves, folded, interval_bar, keys, known, notebook_html, decimal, percent,
@@ -351,11 +351,12 @@ class Report(dict):
     def __repr__(self): return f'Report({self.get("title")!r}, {", ".join(self)})'
 
     def _repr_markdown_(self):
-        rows = [[ARMS.get(row['arm'], row['arm']), *[_interval_text(row.get(c)) for c in _COLUMNS]]
+        rows = [[ARMS.get(row['arm'], escaped(row['arm'])), *[_interval_text(row.get(c)) for c in _COLUMNS]]
                 for row in self.get('table') or []]
         said = [f'- {sentence}' for sentence in headline(self)]
         table = markdown_table(['arm', *_COLUMNS.values()], rows)
-        return '\n'.join([f'**{self.get("title", "Report")}**', '', *said, '', table])
+        title = escaped(self.get("title", "Report"))
+        return '\n'.join([f'**{title}**', '', *said, '', table])
 
 def load_report(out) -> Report:
     "The report of run directory `out`. Raises ValueError, naming the file, where it is not JSON"
@@ -376,7 +377,7 @@ class Comparison(list):
     def _repr_markdown_(self):
         rows = []
         for row in self:
-            rows.append([row['run'], row['seed'], *[_difference(row[m]) for m in _MEASURES]])
+            rows.append([escaped(row['run']), row['seed'], *[_difference(row[m]) for m in _MEASURES]])
         return markdown_table(['run', 'seed', *_MEASURES.values()], rows)
 
 def compare(
