@@ -256,3 +256,63 @@ def test_a_proxy_is_used_and_its_password_shown_nowhere(monkeypatch):
         for other in ("NO_PROXY", "no_proxy"): monkeypatch.delenv(other, raising=False)
         found = [OpenAIChat("m", "http://far.example/v1", retries=0)(ASK) for _ in range(2)]
         assert found[1].text == "fine" and s.seen[0]["path"] == "http://far.example/v1/chat/completions" and "canary" not in repr(found)
+
+# ---- a model's own thought
+
+from videop2r.engine.remote import closing_of, spoken, trace_of
+from videop2r.judge import chat_judge, judge_of, read_verdict
+from videop2r.cot import example_record, parse
+
+YES, NO = "<judgement>Yes</judgement>", "<judgement>No</judgement>"
+BOTH = f"I must end with {YES} or {NO}. It is not stated."
+THOUGHT = {name: text.replace("…", BOTH) for name, text in {
+    "whole": "<think>…</think>\n\n", "closing only": "…\n</think>\n\n", "thinking": "<thinking>\n…\n</thinking>\n", "thought": "<thought>…</thought>", "reasoning": "<reasoning>…</reasoning>\n", "closing reasoning": "…</reasoning>\n", "loud": "<THINK>…</THINK>\n", "spaced": "< think >…</ think >\n",
+    "with words": '<thinking effort="high">…</thinking>\n', "nested": "<think>a <think>…</think> b</think>\n", "names its tag": "<think>I write <think> first. …</think>\n", "names its end": "<think>It ends in </think>, so …</think>\n", "twice": "<think>…</think>\nSo.\n<think>…</think>\n", "square": "[THINK]…[/THINK]",
+    "round": "◁think▷…◁/think▷", "long marks": "<|begin_of_thought|>…<|end_of_thought|>\n", "channels": "<|channel|>analysis<|message|>…<|end|><|start|>assistant<|channel|>final<|message|>", "seed": "<seed:think>…</seed:think>", "empty": "<think>\n\n</think>\n\n", "draft": f"<think>…\n{YES}\n</think>\n"}.items()}
+
+@pytest.mark.parametrize("how", THOUGHT)
+def test_a_verdict_and_a_trace_are_what_follows_the_thought(how):
+    assert read_verdict(f"{THOUGHT[how]}It lacks it.\n{NO}").yes is False and read_verdict(f"{THOUGHT[how]}{YES}").yes is True
+    drafted = THOUGHT[how].replace("It is not", "<observation> comes first, as in <observation>a</observation>. It is not")
+    for text in (THOUGHT[how] + TRACE, drafted + TRACE): assert how == "channels" or trace_of(text).strip() == TRACE, text
+
+@pytest.mark.parametrize("text", ["<think>" + BOTH, f"<think>{BOTH}\n{YES}", f"<think>a</think><think>\n{YES}", "<think>", "[THINK]\n" + YES, "◁think▷" + YES])
+def test_a_thought_without_an_end_is_no_verdict(text): assert read_verdict(text).yes is None
+
+def test_what_is_no_thought_stays():
+    for text in (TRACE, f"Sure.\n{TRACE}", TRACE.replace("So.", "I think </thinking> is a tag."), f"{TRACE}{TRACE}", "<observation>a</observation> <think>b</think><observation>c</observation> <think>d</think><answer>A</answer>", "<think>a</think><answer>A</answer>", "", "<observation>", "The <think> tag"):
+        assert trace_of(text) == text
+    assert read_verdict(f"It names a <think> tag.\n{NO}").yes is False and spoken("a <think> b") == "a <think> b"
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+@pytest.mark.parametrize("who", ["judge", "teacher"])
+def test_thoughts_by_command_cost_no_trace(who, kind, tmp_path):
+    records(tmp_path)
+    ways = iter([*THOUGHT][:3])
+    seen = {}
+    def answer(body):
+        head = seen.setdefault(json.dumps(body), THOUGHT[next(ways)] if body["model"] == who[0] else "")
+        return head + (TRACE if body["model"] == "t" else f"So.\n{YES}")
+    with serve(answer) as s:
+        at = s.url + "/v1" * (kind == "openai")
+        code, err = command("generate", "--records", tmp_path / "r.jsonl", "--media", tmp_path, "--out", tmp_path / "o", "--frames", 2, "--teacher", f"{kind}:t@{at}", "--judge", f"{kind}:j@{at}", "--threshold", 0, "--how", "lenient", "--workers", 1)
+    assert (tmp_path / "o/kept.jsonl").read_text().count("\n") == 3, err
+    assert all(parse(row["output"]).ok for row in rows(tmp_path / "o/kept.jsonl"))
+
+def test_a_judge_whose_words_are_thought_alone_is_no_verdict_and_its_cost_is_kept():
+    with serve(faults=[lambda h, b: h.send(200, said(None, reasoning_content=f"hm\n{YES}"))]) as s:
+        v = judge_of(f"openai:m@{s.url}/v1", price=(0., 1e6))(example_record(), "A cat.")
+    assert v.yes is None and "no text beside its thought" in v.reason and v.cost == 3
+
+@pytest.mark.parametrize("opened, closing", [("<think>\n", "</think>"), ("<think>", "</think>"), ("<thinking>\n\n", "</thinking>"), ("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷"), ("<|begin_of_thought|>", "<|end_of_thought|>"), ("<seed:think>", "</seed:think>"), ("<think>\n\n</think>\n\n", ""), ("", "")])
+def test_a_template_that_opens_a_thought_is_closed(opened, closing):
+    from videop2r.tokens import Coder
+    from videop2r.world import samples
+    coder = Coder.load(samples(Path(__file__).parent.parent / "data_samples") / "base")
+    coder.tokenizer.chat_template = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n" + opened
+    after = coder.turn[1]
+    assert "".join(after.split()).endswith("assistant" + "".join((opened + closing).split())) and closing_of(after) == ""
+    if opened != "<think>\n": return
+    coder = Coder(coder.tokenizer, coder.family)
+    coder.tokenizer.chat_template += "Okay, so"
+    with pytest.raises(ValueError, match="opens a thought and writes words into it; use one that does not"): coder.turn

@@ -16,7 +16,7 @@ from . import sampling # gives a Policy its `sample`
 from .data import Journal, Record
 from .engine.files import private
 from .engine.notation import shown
-from .engine.remote import chat_of, is_remote, without_secrets
+from .engine.remote import chat_of, is_remote, spoken, without_secrets
 from .engine.shared import group_logprobs
 from .model import Policy
 from .oracle import sufficient
@@ -124,10 +124,10 @@ _VERDICT = re.compile(r"<judgement>\s*(yes|no)\s*</judgement>", re.I)
 
 def read_verdict(text: str, cost: float = 0.) -> Verdict:
     "A judge's words as a verdict."
-    *before, last = text.strip().splitlines() or [""]
+    *before, last = spoken(text).splitlines() or [""]
     found = _VERDICT.fullmatch(last.strip())
     if not found: return Verdict(None, f"the last line is no verdict: {last.strip()[:80]!r}", cost)
-    if len(re.findall(r"</?judgement", text, re.I)) != 2: return Verdict(None, "more than one verdict", cost)
+    if len(re.findall(r"</?judgement", spoken(text), re.I)) != 2: return Verdict(None, "more than one verdict", cost)
     reason = " ".join(" ".join(before).split())
     return Verdict(found[1].lower() == "yes", reason[:400], cost)
 

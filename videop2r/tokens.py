@@ -16,6 +16,7 @@ import torch
 from fastcore.basics import patch
 from transformers import AutoConfig, AutoTokenizer
 from .engine.paint import legend_html, token_html
+from .engine.remote import closing_of
 from .families import Family, family_of
 from .video import Visual
 
@@ -92,11 +93,15 @@ class Coder:
         return b"".join(self.bytes[i] for i in ids).decode("utf-8", errors="replace")
 
 # %% ../nbs/2_seeing/5_tokens.ipynb #60334a20
+def _without_thought(before, after):
+    closing = closing_of(after)
+    return before, after + (f"\n{closing}\n\n" if closing else "")
+
 def _template_turn(tokenizer):
     words = "[the user's words]"
     asked = [dict(role="user", content=words)]
     text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    if text.count(words) == 1: return tuple(text.split(words))
+    if text.count(words) == 1: return _without_thought(*text.split(words))
     raise ValueError(f"the tokenizer's chat template writes the user's words {text.count(words)} times; "
                      "use the template of the checkpoint")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from .cot import Trace, parse
 from .data import Record
 from .engine.paint import markdown_table
-from .engine.remote import Reply
+from .engine.remote import Reply, trace_of
 from .judge import Judge, Verdict
 from .scoring import score_record
 
@@ -53,7 +53,7 @@ def check(
     how: str = "faithful",  # how answers are read
 ) -> Outcome:
     "Step 2: template and answer."
-    trace = parse(text)
+    trace = parse(trace_of(text)) # without a teacher's own thought
     if not trace.ok: return Outcome(record, trace, None, "template", "; ".join(map(str, trace.faults)))
     found = score_record(record, trace.answer, how)
     if found >= threshold: return Outcome(record, trace, found)
