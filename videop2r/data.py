@@ -55,6 +55,7 @@ def _labelled(table):
     return [f"{label}. {text}" for label, text in table.items()]
 
 def _options(value, where, name="options"):
+    if missing(value): return []
     try: value = _literal(value) if isinstance(value, str) else value
     except _UNREADABLE:
         _fail(where, name, f"cannot be read as a list: {value[:60]!r}", "write it as a JSON list")
