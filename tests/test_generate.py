@@ -250,3 +250,21 @@ def test_the_commands_read_through_a_sampler_and_a_cache_and_refuse_another_samp
         again = command(*line)
         assert again.returncode == 1 and "sampler was" in again.stderr and "Traceback" not in again.stderr
     assert any((tmp_path / "cache").rglob("*.frames"))
+
+def test_answers_in_any_script_are_kept_and_what_cannot_be_scored_is_asked_of_nobody(clips, tmp_path):
+    from videop2r.cot import render
+    truths = ("红球向左滚", "красный мяч катится", "공이 굴러간다", "…", "🙂🙂", "2个球")
+    rs = [replace(r, problem=f"{r.problem} {i}", problem_type="free-form", options=[], solution=f"<answer>{truth}</answer>", answer="") for i, (r, truth) in enumerate(zip(clips[0], truths))]
+    teacher = Gold(lambda r: Reply(render("Based on the question, I need to notice a ball.", "Based on the observations, that.", r.truth), tokens_out=9))
+    made = run((rs, clips[1]), teacher, tmp_path / "run", Judge(lambda r, o: Verdict(True)), how="faithful")
+    assert [r.truth for r in made.kept] == [truths[i] for i in (0, 1, 2, 5)] and len(teacher.asked) == 4
+    assert ["no answer to" in q["reason"] for q in made.quarantine] == [True, True]
+
+def test_options_of_any_form_end_where_their_letter_says(clips, tmp_path):
+    from videop2r.cot import render
+    forms = (["(A) a ball", "(B) a box"], ["1. a ball", "2. a box"], ["a ball", "a box"], ["W. Ball", "A. Box"], ["Ａ、球", "Ｂ、箱"])
+    rs = [replace(r, problem=f"{r.problem} {i}", problem_type="multiple choice", options=options, solution=f"<answer>{options[1]}</answer>", answer="") for i, (r, options) in enumerate(zip(clips[0], forms))]
+    rs.append(replace(rs[3], problem_id="either", solution="<answer>A</answer>"))
+    teacher = Gold(lambda r: Reply(render("Based on the question, I need to notice a ball.", "Based on the observations, that.", "B"), tokens_out=9))
+    made = run((rs, clips[1]), teacher, tmp_path / "run", Judge(lambda r, o: Verdict(True)), how="faithful")
+    assert len(made.kept) == 5 == len(teacher.asked) and [q["problem_id"] for q in made.quarantine] == ["either"]

@@ -405,8 +405,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'videop2r.engine.notation._first': ('engine/notation.html#_first', 'videop2r/engine/notation.py'),
                                           'videop2r.engine.notation._follow': ( 'engine/notation.html#_follow',
                                                                                 'videop2r/engine/notation.py'),
-                                          'videop2r.engine.notation._initial': ( 'engine/notation.html#_initial',
-                                                                                 'videop2r/engine/notation.py'),
                                           'videop2r.engine.notation._longest': ( 'engine/notation.html#_longest',
                                                                                  'videop2r/engine/notation.py'),
                                           'videop2r.engine.notation._mention': ( 'engine/notation.html#_mention',

@@ -222,7 +222,8 @@ _CHECKS = ( # field, its fault, what to say of it, what to do
     ("options", _shared_letter, "is {!r}", "give each option a letter of its own"),
     ("solution", _no_truth, "is empty, and so is `answer`",
      "give the ground truth; the words None, nan and null stand for none"),
-    ("solution", _no_option, "is {!r}", "name one option by its letter or its whole text"))
+    ("solution", _no_option, "is {!r}",
+     "name one option by its whole text, or by its letter if options go A, B, ... in order"))
 
 @patch
 def validate(self: Record, where: str = ""): # where it was read, for messages

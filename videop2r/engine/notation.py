@@ -40,11 +40,11 @@ def fold(text: str) -> str:
 _FIGURE = r"(-?\d*\.?\d+)"
 _FRACTION = rf"\\[dtc]?frac(?:\s*\{{{_FIGURE}\}}\s*\{{{_FIGURE}\}}|\s*(\d)\s*(\d))"
 _WRAPPED = r"\\(?:boxed|fbox|mbox|text\w*|math\w+|emph|underline|operatorname)\s*\{([^{}]*)\}"
-_TAG = r"</?(?:b|i|u|em|strong|span|p|code|mark|big|small|br|div|font|tt)\b[^<>]*>"
+_TAG = r"</?(?:b|i|u|em|strong|span|p|code|mark|big|small|br|div|font|tt|answer)\b[^<>]*>|</s>\s*$|<\|[^|<>]*\|>"
 _EMPHASIS = (r"(?<![A-Za-z0-9_*`~])(\*{1,3}|_{1,3}|`{1,3}|~~)(?=[^\s*_`])(.{1,400}?)"
              r"(?<=[^\s*_`])\1(?![A-Za-z0-9_*`])")
 _MARKUP = tuple((re.compile(pattern), new) for pattern, new in (
-    (r"\{,\}", ","), (r"\\[,;:! ]|\\q?quad\b|(?<=\d)~(?=\\)", " "), (r"\\([%$#&_])", r"\1"),
+    (r"\{,\}", ","), (r"\\[,;:! ]|\\q?quad\b|(?<=\d)~(?=\\)", " "), (r"\\([%$#&_.])", r"\1"),
     (rf"(?<=\d)\s*{_FRACTION}", r" \1\3/\2\4"), (_FRACTION, r"\1\3/\2\4"),
     (r"\\(?:times|cdot)\b\s*", "×"), (r"\\(?:approx|simeq|sim)\b\s*", "≈"), (r"\\pm\b", "±"),
     (r"\\(?:leq?|geq?|lt|gt|neq?)\b", "<"), (r"\^\s*\{?\s*\\circ\s*\}?|\\degree\b", "°"),
@@ -98,7 +98,7 @@ _LABEL = re.compile(
     rf"\s*(?:\*\*|__|`)?\s*(?:(?i:{_WORD})\s*)?(?:"
     r"[(（\[［【〔{<]\s*([^\W_]{1,4})\s*[)）\]］】〕}>]\s*(?:\*\*|__|`)?\s*[.．:：、]?"
     r"|([①-⑳Ⓐ-ⓩ㈠-㈩⑴-⒇⒈-⒛⒜-⒵])\s*(?:\*\*|__|`)?\s*[.．:：、)\]-]?"
-    r"|([^\W_]{1,4})\s*(?:\*\*|__|`)?(?:\s*(?:[)）\]］】〕．：、。]|[.:](?!\d))|\s+[-–—]\s))"
+    r"|([^\W_]{1,4})\s*(?:\*\*|__|`)?(?:\s*(?:[)）\]］】〕>|．：、。]|[.:](?!(?<=\d.)\d))|\t|\s+[-–—]\s))"
     r"\s*(?:\*\*|__|`)?\s*(.*)", re.S)
 _ABBREVIATION = re.compile(r"\s*(?:[^\W\d_]\.){2}")
 
@@ -118,22 +118,20 @@ _SERIES = (
     tuple(_ROMAN.lower().split()), "АБВГДЕЖЗИК", "абвгдежзик", "ΑΒΓΔΕΖΗΘ", "αβγδεζηθ",
     "가나다라마바사아", "ㄱㄴㄷㄹㅁㅂㅅㅇ", "アイウエオカキク", "あいうえおかきく", "甲乙丙丁戊己庚辛",
     "一二三四五六七八九", "أبجدهوزح", "أبتثجحخد", "אבגדהוזח", "กขคงจฉชซ", "कखगघङचछज")
-_INITIAL = re.compile(r"\s*[A-Z]\.\s*(?=[^\W\d_])(.)")
+_INITIAL = re.compile(r"\s*[A-Z]\.\s*([^\W\d_])")
 
 def _follow(labels, series):
     return len(labels) <= len(series) and all(map(str.__eq__, labels, series))
-
-def _initial(option):
-    found = _INITIAL.match(option)
-    return bool(found) and found[1].isupper()
 
 def _carried(options, parts):
     "The letters that options carry themselves; empty where they carry none for certain."
     letters = tuple(label.upper() for label, _ in parts)
     if not any(text for _, text in parts): return ()
     if _follow(letters, _LETTERS): return letters
-    known = all(letter in _LETTERS[:26] for letter in letters)
-    return letters if known and not all(map(_initial, options)) else ()
+    if not all(letter in _LETTERS[:26] for letter in letters): return ()
+    initials = [found and found[1] for found in map(_INITIAL.match, options)]
+    gaps = len(set(letters)) == len(letters) and max(letters) >= _LETTERS[len(letters)]
+    return () if all(initials) and (gaps or all(map(str.isupper, initials))) else letters
 
 # %% ../../nbs/engine/notation.ipynb #d88db850
 _ARTICLE = re.compile(r"^(?:the|an) (?=.)")
@@ -202,11 +200,14 @@ def shown(options: list) -> list:
 # %% ../../nbs/engine/notation.ipynb #d0ac87af
 _LEADS = (
     r"(?:(?:the|my|your|our) )?(?:(?:correct|right|best|final|most likely|only|true|chosen) )*"
-    r"(?:answer|option|choice|letter)(?: (?:choice|option|letter))?"
+    r"(?:answer|ans\.?|option|choice|letter|selected)(?: (?:choice|option|letter))?"
     r"(?: (?:to|for) [\w' ]{1,40}?(?= is\b| was\b|:))?"
     r"(?: (?:is|was|should be|must be|would be|will be|seems to be)\b)?",
     r"(?:i(?:'d| would| will|'ll)? (?:choose|pick|select|say|go with|think|believe)"
-    r"|it is|it's|this is)(?: (?:it is|it's|that is|that))?",
+    r"|i'm going with|it is|it's|this is|it (?:should|must|would|has to) be)"
+    r"(?: (?:it is|it's|that is|that|definitely|clearly|certainly))*",
+    r"(?:so|thus|hence|therefore|definitely|clearly|certainly),?(?= )",
+    r"(?:c'est|es la|es el|é a|è la|das ist|es ist|это)(?= )",
     r"(?:因此|所以|故|那么|综上|综上所述)?,? ?(?:我的|本题)?(?:正确|最终|最佳|最合适)?的?"
     r"(?:答案|选项|選項|回答)(?:应该|应当|应)?(?:是|为|選|选)?",
     r"(?:因此|所以|故|应该|应|我|可|本题)*(?:选择|選択|选)(?:项)?",
@@ -230,13 +231,14 @@ _LEAD = re.compile(unicodedata.normalize(
     "NFKC", rf"(?<![A-Za-z不没别非])(?<!not )(?<!n't )"
     rf"(?:{_SO}(?:{'|'.join(_LEADS)})(?:[\s:=,]|-(?!\d))*)+"), re.I)
 _WEAK = re.compile(
-    r"(?:(?:the|my) )?(?:option|choice|letter|it is|it's|this is|选项|選択肢|보기|вариант|opción"
-    r"|विकल्प)\W*", re.I)
+    r"(?:(?:the|my) )?(?:option|choice|letter|it is|it's|this is|it \w+(?: to)? be|so|thus|hence"
+    r"|therefore|definitely|clearly|certainly|c'est|es la|es el|é a|è la|das ist|es ist|это"
+    r"|选项|選択肢|보기|вариант|opción|विकल्प)\W*", re.I)
 _TAIL = re.compile(
     r" ?(?:(?:is|seems|must be|would be|should be) (?:the )?(?:most likely |most )?"
     r"(?:correct|right|best|answer|true)(?: (?:answer|option|choice|one))?"
     r"|,? (?:and )?(?:not|rather than|instead of) (?:option )?\(?[a-z]\)?"
-    r"|です|だ|が正解(?:です)?|입니다|이다|번(?:입니다)?|[이가] 정답(?:입니다)?|项|选项|正确|对|है"
+    r"|です|だ|(?:だ)?と思います|を選びます|が正解(?:です)?|입니다|이다|번(?:입니다)?|[이가] 정답(?:입니다)?|项|选项|正确|对|है"
     r"|是?正确的?(?:答案|选项)|是(?:正确|对)的|ist richtig|est correcte|верный|верно)$")
 
 def stated(text: str) -> list:
@@ -296,8 +298,8 @@ def mentioned(text: str, options: list) -> list: # letters in order; None for "t
 
 # %% ../../nbs/engine/notation.ipynb #0a87aaa4
 _FIRST = re.compile(
-    r"(?:[(\[{]\s*([^\W_]{1,4})\s*[)\]}]|([^\W_]{1,4}?)(?=[\s.):,\-=>/\]([\u3400-\u9fff]))(.*)", re.S)
-_LAST = re.compile(r"(.+?)\s*(?:[(\[]|[,:\-]\s)\s*([^\W_]{1,4})[)\]]?", re.S)
+    r"(?:[(\[{]\s*([^\W_]{1,4})\s*[)\]}]|([^\W_]{1,4}?)(?=[\s.):,\-=>/|\]([\u3400-\u9fff]))(.*)", re.S)
+_LAST = re.compile(r"(.+?)\s*(?:[(\[]|[,:\-]\s)\s*(?:option )?([^\W_]{1,4})[)\]]?", re.S)
 _REASON = re.compile(
     r"(?:because|since|as|due to|explanation|reason|weil|da|car|parce que|porque|perché"
     r"|так как|потому что)\b|因为|由于|解释|理由|왜냐하면")
@@ -307,7 +309,7 @@ _DOUBT = re.compile(
 
 def _agrees(rest, letter, known):
     "Whether what follows a letter goes with it: nothing, its text, or a reason for it alone."
-    rest = _bare(re.sub(r"^[\s.):,\-=>/\]]+", "", rest))
+    rest = _bare(re.sub(r"^[\s.):,\-=>/|\]]+", "", rest))
     if not rest or known.same(rest) == letter: return True
     if _DOUBT.search(rest): return False
     named = set(mentioned(rest, known.given))
@@ -392,9 +394,12 @@ def _tokens():
     marks = "".join(char for char in every if unicodedata.category(char)[0] == "M")
     return re.compile(rf"[{_UNSPACED}][{marks}]*|(?:(?![{_UNSPACED}])[^\W_][{marks}]*)+")
 
+_VOWELS = re.compile("[\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670]") # that may be left out
+
 def tokens(text: str) -> list:
     "The words of a text in any script, for counting; case and marks do not count."
-    return [found for found in _tokens().findall(fold(text).casefold()) if found[0].isalnum()]
+    text = _VOWELS.sub("", fold(text).casefold()).replace("ё", "е")
+    return [found for found in _tokens().findall(text) if found[0].isalnum()]
 
 _OTHER = re.compile(r"[^\W\d_A-Za-zÀ-ɏḀ-ỿ]")
 

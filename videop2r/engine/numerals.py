@@ -23,12 +23,12 @@ _WHOLE = (
     r"|\d+(?:\.\d+)?|\.\d+")
 _MINUS = r"\b(?i:minus|negative|минус|moins|menos|meno) |[负負]|マイナス|마이너스 ?"
 _SIGN = rf"(?P<sign>(?<!{_SPACED})(?<![\d)\]%_])[-+]|{_MINUS})?[$€£¥₹₩]?(?P<minus>-(?=\d))?"
-_START = rf"(?<!{_SPACED})(?<!\d[.,:/^'-])(?<!{_SPACED}-)(?<![\d_])"
+_START = rf"(?<!{_SPACED})(?<!\d[.,:/^'-])(?<!{_SPACED}-)(?<![\d_.])"
 _TIMES = r"(?:[eE](?P<exponent>[-+]?\d+)|\s?[×x*·⋅]\s?10\s?\^\s?\(?(?P<tens>[-+]?\d+)\)?)"
 _FORMS = (
     r"(?P<base>10)\s?\^\s?\(?(?P<power>[-+]?\d+)\)?", r"(?P<mixed>\d+) (?P<over>\d+)/(?P<under>\d+)",
     r"(?P<part>\d+)\s?/\s?(?P<whole>\d+)", rf"(?P<plain>{_WHOLE}){_TIMES}?")
-_END = rf"(?!\d|[.,:/^'-]\d|\s?[/^]\s?\d|{_SPACED}+\d|(?:[kKMBDeE]|bn|mn|mio)(?!{_SPACED}))"
+_END = rf"(?!\d|[.,:/^'-]\d|\s?[/^]\s?\d|{_SPACED}+\d|(?:[kKMBDeEinxyzπ]|bn|mn|mio)(?!{_SPACED}))"
 _SCALE = r"(?:\s?(?P<scale>(?:hundred|thousand|million|billion|trillion|dozen)s?\b|[百千万萬亿億만천억]))?"
 _PERCENT = r"(?P<percent>\s?(?:%|percent\b|per cent\b|pct\b|процент\w*))?"
 _NUMBER = re.compile(f"{_SIGN}{_START}(?:{'|'.join(_FORMS)}){_END}{_SCALE}{_PERCENT}")
@@ -61,7 +61,8 @@ def _value(match):
     except (ArithmeticError, ValueError): return None
     minus = match["minus"] or match["sign"] not in (None, "+")
     if not math.isfinite(size): return None
-    return Numeral(-size if minus else size, bool(match["percent"]))
+    percent = bool(match["percent"]) or match.string[:match.start()].endswith("%")
+    return Numeral(-size if minus else size, percent)
 
 # %% ../../nbs/engine/numerals.ipynb #8be50503
 _ENGLISH = ("zero one two three four five six seven eight nine ten eleven twelve thirteen "
@@ -105,12 +106,13 @@ _NONE = (r"(?P<none>\b(?:is|are|was|were|has|have|had|see|with|contains?) no"
 _ANY_NUMBER = re.compile(
     rf"{_NUMBER.pattern}|{_ODD}|(?P<english>{_WORDS})|(?P<chinese>{_CHINESE})|{_NONE}")
 _BOUND = re.compile(
-    r"(?:[<>≤≥≠±!]|(?:^|[=:(]) ?- |(?<![^\W_])-"
+    r"(?:[<>≤≥≠±!]|(?:^|[=:(]) ?- |(?<![^\W_])-|[√∛^] ?\(?|\b(?:sqrt|log|ln|sin|cos|tan) ?[({]?"
+    r"|[π*×] ?[/^]? ?|\b(?:half|twice|double)(?: of)?(?: an?)? ?"
     r"|\b(?:(?:more|less|fewer|greater|higher|lower|larger|smaller) than"
     r"|at (?:least|most)|over|under|above|below|beyond|up to|not|never|isn't|aren't|neither|either"
     r"|between)|超过|大于|小于|少于|多于|不到|至少|至多|最多|最少|不是)"
     r"(?: or equal to| about)? ?[$€£¥₹₩]?$", re.I)
-_BOUND_AFTER = re.compile(rf" ?{_COUNTED}?(?:\+(?! ?\d)|or\b|以上|以下|이상|이하|±|oder\b)")
+_BOUND_AFTER = re.compile(rf" ?{_COUNTED}?(?:\+(?! ?\d)|or\b|and an? (?:half|third|quarter|bit)|分之|分の| ?[π×*√]|以上|以下|이상|이하|±|oder\b)")
 _BOTH = re.compile(r" ?(?:-|~|to|or|or about|oder|ou|или|或|到|至|または|か|에서) ?")
 _FIRM = re.compile(
     r"(?:\b(?:is|are|was|were|only|just|exactly|be|has|have|see|count|total of)|[:=]|是|有|共)[ :]*$")
@@ -164,6 +166,7 @@ _ALONE |= {"half": .5, "a half": .5, "one half": .5, "a quarter": .25, "one quar
            "a third": 1 / 3, "one third": 1 / 3, "two thirds": 2 / 3, "three quarters": .75}
 _SUM = re.compile(r"[\d\s.,+\-*/×÷()]+=([^=<>]+)")
 _SHARE = re.compile(r"约?百分之(.+)")
+_REASONS = re.compile(r"(?:explanation|because|since|reason|there|i (?:see|count)|解释|因为|理由)", re.I)
 _SECOND = re.compile(r"\b(?:no|not|wait|actually|or|rather)\b|不", re.I)
 
 def _only(text):
@@ -194,6 +197,7 @@ def _first_line(text):
     "A number that has the first of several lines to itself."
     first, *rest = [line for line in text.splitlines() if line.strip()] or [""]
     if not rest or _SECOND.search(" ".join(rest)): return None
+    if not _REASONS.match(read(rest[0])) and any(_items(read(line)) for line in rest): return None
     return _only(read(first)) if _NUMBER.fullmatch(read(first).rstrip(". ")) else None
 
 @lru_cache(1 << 12)
