@@ -69,7 +69,7 @@ def _options(value, where, name="options"):
 
 # %% ../nbs/1_method/1_data.ipynb #3bd2e85e
 def _reward(value, where, name="reward"):
-    if str(value).strip().lower() == "none": return None
+    if missing(value) or str(value).strip().lower() == "none": return None
     try: number = float(value)
     except (TypeError, ValueError, OverflowError): number = math.inf
     if not math.isfinite(number):
@@ -80,7 +80,7 @@ _FLAGS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0
 
 def _flag(value, where, name="select"):
     key = str(value).strip().lower()
-    if key == "none": return None
+    if missing(value) or key == "none": return None
     if key not in _FLAGS:
         _fail(where, name, f"is {_short(value)}", "give true or false, or leave it out")
     return _FLAGS[key]
