@@ -858,6 +858,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'videop2r.judge._by_writing': ('3_training/judge.html#_by_writing', 'videop2r/judge.py'),
                                 'videop2r.judge._judge_named': ('3_training/judge.html#_judge_named', 'videop2r/judge.py'),
                                 'videop2r.judge._likelier': ('3_training/judge.html#_likelier', 'videop2r/judge.py'),
+                                'videop2r.judge._lines': ('3_training/judge.html#_lines', 'videop2r/judge.py'),
+                                'videop2r.judge._said_no': ('3_training/judge.html#_said_no', 'videop2r/judge.py'),
                                 'videop2r.judge._seen': ('3_training/judge.html#_seen', 'videop2r/judge.py'),
                                 'videop2r.judge.attacks': ('3_training/judge.html#attacks', 'videop2r/judge.py'),
                                 'videop2r.judge.base_judge': ('3_training/judge.html#base_judge', 'videop2r/judge.py'),

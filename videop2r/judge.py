@@ -91,7 +91,8 @@ def tagless(observation: str) -> str:
     "An observation whose characters cannot pass for markup or hide."
     text = "".join(filter(_seen, unicodedata.normalize("NFKC", observation)))
     for token in MARKUP: text = text.replace(token, " ")
-    return text.replace("<", "‹").replace(">", "›").strip()
+    text = re.sub(r"\[(/?think)\]", r"<\1>", text, flags=re.I) # a judge's own marks of thought
+    return text.translate(str.maketrans("<>◁▷", "‹›‹›")).strip()
 
 # %% ../nbs/3_training/1_judge.ipynb #6b41f0a0
 QUESTION = """\
@@ -120,16 +121,38 @@ def question(record: Record, observation: str, words: str = QUESTION) -> str:
     return words.format(medium=medium, kind=record.data_type, question=asked, answer=answer, observation=tagless(observation))
 
 # %% ../nbs/3_training/1_judge.ipynb #3222e959
-_VERDICT = re.compile(r"<judgement>\s*(yes|no)\s*</judgement>", re.I)
+_TAG = r"<\s*judge?ment\s*>[\s*_`]*(yes|no)[\s*_`.]*<\s*/\s*judge?ment\s*>"
+_VERDICT, _ON_ITS_LINE = re.compile(_TAG, re.I), re.compile(rf"{_TAG}\.?", re.I)
+_PLAIN_NO = re.compile(r"(?:(?:my |the )?(?:final )?(?:verdict|judge?ment|answer|decision)\W*(?:is\W*)?)?no\W*", re.I)
 
+def _lines(text):
+    "The lines of a judge's own words, without marks of emphasis and without blank ones at the end."
+    lines = [line.strip().strip("*_`").strip() for line in text.splitlines()]
+    while lines and not lines[-1]: lines.pop()
+    return lines
+
+def _said_no(lines):
+    "Whether words without a verdict as their last line decide for No all the same."
+    tags = [_VERDICT.findall(line.lower()) for line in lines]
+    alone = [found[0] for found, line in zip(tags, lines) if _ON_ITS_LINE.fullmatch(line)]
+    every = [each for found in tags for each in found]
+    plain = bool(lines) and "yes" not in every and _PLAIN_NO.fullmatch(lines[-1])
+    found = [alone, every, tags[-1] if tags else []]
+    return bool(plain) or any(each and set(each) == {"no"} for each in found)
+
+# %% ../nbs/3_training/1_judge.ipynb #ebcce2c8
 def read_verdict(text: str, cost: float = 0.) -> Verdict:
     "A judge's words as a verdict."
-    *before, last = spoken(text).splitlines() or [""]
-    found = _VERDICT.fullmatch(last.strip())
-    if not found: return Verdict(None, f"the last line is no verdict: {last.strip()[:80]!r}", cost)
-    if len(re.findall(r"</?judgement", spoken(text), re.I)) != 2: return Verdict(None, "more than one verdict", cost)
-    reason = " ".join(" ".join(before).split())
-    return Verdict(found[1].lower() == "yes", reason[:400], cost)
+    *before, last = _lines(spoken(text)) or [""]
+    reason, found = " ".join(" ".join(before).split())[:400], _ON_ITS_LINE.fullmatch(last)
+    if not found:
+        if _said_no([*before, last]): return Verdict(False, reason or last[:400], cost)
+        return Verdict(None, f"the last line is no verdict: {last[:80]!r}", cost)
+    earlier = [_ON_ITS_LINE.fullmatch(line) for line in before]
+    if found[1].lower() == "no": return Verdict(False, reason, cost)
+    if any(each and each[1].lower() == "no" for each in earlier):
+        return Verdict(None, "more than one verdict", cost)
+    return Verdict(True, reason, cost)
 
 # %% ../nbs/3_training/1_judge.ipynb #15ec1eea
 def chat_judge(
