@@ -236,6 +236,8 @@ CHOICES = [
     ("A because B is wrong, or B", SIDES, None), ("B is wrong", SIDES, None), ("B is incorrect.", SIDES, None), ("Option A is wrong, option B is right", SIDES, None), ("答案不是B", SIDES, None),
     ("答案是A或B", SIDES, None), ("不选B", SIDES, None), ("정답은 A 또는 B", SIDES, None), ("left, right", SIDES, None), ("left or right", SIDES, None), ("leftright", SIDES, None), ("Yes and no", YES, None),
     ("Yes, it does not.", YES, None), ("Yes. No.", YES, None), ("B. up", SIDES, None), ("D", SIDES, None), ("D. right", SIDES, None), ("Answer: D", SIDES, None), ("", SIDES, None), ("...", SIDES, None),
+    ("B. No wait, actually it is A.", SIDES, None), ("The answer is B. Wait, actually it is A.", SIDES, None), ("B\nActually A", SIDES, None), ("B\nA is also possible.", SIDES, None), ("B. Hmm, it could be A.", SIDES, None), ("The answer is B. Correction: C.", SIDES, None),
+    ("B. There is no other way for it.", SIDES, "B"), ("B\n\nA square moves to the right.", SIDES, "B"), ("B\nC", SIDES, None), ("The answer is B.\n\nThe answer is B.", SIDES, "B"),
     ("the", SIDES, None), ("Because", SIDES, None), ("Be", SIDES, None), ("A man goes by", SIDES, None), ("a square", SIDES, None), ("2", SIDES, None), ("II", SIDES, None), ("Б", SIDES, None), ("Ответ: Б", SIDES, None),
     ("not option B", SIDES, None), ("The answer isn't option B", SIDES, None), ("I rule out option B", SIDES, None), ("I doubt it is B", SIDES, None), ("A is right", SIDES, None),
     ("B is right", SIDES, "B"), ("It stops at the edge, so option B.", SIDES, "B"), ("B右", ["A. 左", "B. 右"], "B"), ("B左", ["A. 左", "B. 右"], None), ("B is true", ["A. True", "B. False"], None),

@@ -395,6 +395,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'videop2r.engine.notation._bare': ('engine/notation.html#_bare', 'videop2r/engine/notation.py'),
                                           'videop2r.engine.notation._before': ( 'engine/notation.html#_before',
                                                                                 'videop2r/engine/notation.py'),
+                                          'videop2r.engine.notation._besides': ( 'engine/notation.html#_besides',
+                                                                                 'videop2r/engine/notation.py'),
                                           'videop2r.engine.notation._carried': ( 'engine/notation.html#_carried',
                                                                                  'videop2r/engine/notation.py'),
                                           'videop2r.engine.notation._choice': ( 'engine/notation.html#_choice',

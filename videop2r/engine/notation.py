@@ -357,14 +357,26 @@ def _told(text, known):
     said = {_told(part, known) or (None if _CAPITAL.match(part) else "") for part in parts} - {""}
     return said.pop() if len(said) == 1 else None if said else ""
 
+# %% ../../nbs/engine/notation.ipynb #b6091638
+_RETRACTED = re.compile(
+    r"(?<![\w'] )\bno\b|\b(?:wait|actually|sorry|correction|instead|rather|hmm+)\b|不对|错", re.I)
+_ALONE = re.compile(
+    r"(?<![\w'-])(?:[B-HJ-Z]|A(?! [^\W_])|A(?= (?:is|was|and|or|could|may)\b))(?![\w'-])")
+
+def _besides(text, letter, known):
+    "What more of a text tells: None where it takes a letter back or brings up another."
+    if (found := _told(text, known)) != "": return found
+    named = {known.names.get(name.lower(), letter) for name in _ALONE.findall(text)}
+    others = {*named, *mentioned(text, known.given)} - {letter}
+    return None if others or _RETRACTED.search(text) else ""
+
 def _first(parts, known):
     "What the first of several parts tells, if the others tell nothing else."
     letter = _told(parts[0], known) if len(parts) > 1 else ""
-    short = _bare(parts[0]) in known.names and len(parts[1].split()) < 4 if letter else False
-    for part in parts[1:] if letter and not short else ():
-        if set(mentioned(part, known.given)) - {letter}: return ""
-        if _told(part, known) not in ("", letter): return ""
-    return "" if short else letter
+    short = letter and _bare(parts[0]) in known.names and len(parts[1].split()) < 4
+    if not letter or short: return ""
+    others = {_besides(part, letter, known) for part in parts[1:]}
+    return letter if others <= {"", letter} else ""
 
 # %% ../../nbs/engine/notation.ipynb #f1072370
 _DOTTED = tuple(f"{letter}. " for letter in _CAPITALS)
