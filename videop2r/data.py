@@ -384,6 +384,12 @@ def write_parts(
     return names
 
 # %% ../nbs/1_method/1_data.ipynb #f4415add
+def _blobs(base):
+    "Where the files of a hub snapshot are kept, to which its own are links."
+    for folder in (base, *base.parents):
+        if folder.name == "snapshots": return [folder.parent / "blobs"]
+    return []
+
 def resolve(
     path: str,  # as the record gives it
     root,       # the media folder
@@ -396,7 +402,8 @@ def resolve(
     full = Path(os.path.abspath(base / str(path)))
     if full == base or not full.is_relative_to(base):
         refuse(f", which is not inside {base}", "give a path below the media folder")
-    if not Path(os.path.realpath(full)).is_relative_to(os.path.realpath(base)):
+    real, homes = Path(os.path.realpath(full)), [base, *_blobs(base)]
+    if not any(real.is_relative_to(os.path.realpath(home)) for home in homes):
         remedy = "put the medium itself there, or give the folder that holds it"
         refuse(f", a link that leads out of {base}", remedy)
     return full

@@ -17,7 +17,8 @@ from fastcore.basics import patch
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import cached_file, logging as transformers_logging
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, Qwen2_5_VLConfig, Qwen3VLConfig
-from .engine.checkpoints import check_adapter, check_attention, check_source, local_adapter
+from .engine.checkpoints import (
+    check_adapter, check_attention, check_loaded, check_source, faults_of, local_adapter)
 from .tokens import Batch, Coder
 
 # %% ../nbs/2_seeing/6_model.ipynb #9bdfe6fd
@@ -65,9 +66,12 @@ def load(
     check_source(name)
     check_attention(attention, device, dtype)
     more = dict(quantization_config=quantisation(dtype)) if nf4 else {}
-    model = AutoModelForImageTextToText.from_pretrained(
-        name, dtype=dtype, attn_implementation=attention, device_map={"": device},
-        use_safetensors=True, trust_remote_code=False, **more)
+    how = dict(use_safetensors=True, trust_remote_code=False, output_loading_info=True, **more)
+    try:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            name, dtype=dtype, attn_implementation=attention, device_map={"": device}, **how)
+    except Exception as e: raise faults_of(name, e) from e
+    check_loaded(name, info)
     return linear_patches(_no_repacking(model)).eval().requires_grad_(False)
 
 # %% ../nbs/2_seeing/6_model.ipynb #2f3e444b
@@ -266,9 +270,12 @@ def load_adapter(
     "Add a saved adapter under a name; `ValueError` for one that does not fit the base."
     from peft import PeftModel
     folder, wrapped = local_adapter(folder), hasattr(model, "get_base_model")
-    check_adapter(model.get_base_model() if wrapped else model, folder)
-    if not wrapped: return PeftModel.from_pretrained(model, folder, name, is_trainable=trainable)
-    model.load_adapter(folder, name, is_trainable=trainable)
+    how = check_adapter(model.get_base_model() if wrapped else model, folder)
+    how["is_trainable"] = trainable
+    try:
+        if not wrapped: return PeftModel.from_pretrained(model, folder, name, **how)
+        model.load_adapter(folder, name, **how)
+    except Exception as e: raise faults_of(folder, e) from e
     return model
 
 # %% ../nbs/2_seeing/6_model.ipynb #1a9c50a1

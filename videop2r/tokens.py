@@ -7,6 +7,7 @@ __all__ = ['CLOSE', 'MARKUP', 'TAG_TOKENS', 'token_bytes', 'segment_masks', 'Cod
            'encode', 'Batch', 'pad_left', 'pad_right', 'collate', 'check_lengths', 'TokenTable']
 
 # %% ../nbs/2_seeing/5_tokens.ipynb #310c399f
+import threading
 from itertools import groupby
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from transformers import AutoConfig, AutoTokenizer
+from .engine.checkpoints import faults_of, on_hub
 from .engine.paint import legend_html, token_html
 from .engine.remote import closing_of
 from .families import Family, family_of
@@ -61,21 +63,17 @@ class Coder:
     tokenizer: object = field(repr=False)
     family: Family
 
-    @classmethod
-    def load(cls, folder):
-        "The coder of a checkpoint; `ValueError` where there is none, or tokenizer and model do not belong together."
-        here = Path(folder).is_dir()
-        family = family_of(folder if here else AutoConfig.from_pretrained(folder))
-        coder = cls(AutoTokenizer.from_pretrained(folder), family)
-        _check_ids(coder, AutoConfig.from_pretrained(folder), folder)
-        return coder
-
     @cached_property
     def turn(self): # what stands before and after the user's words
         own = getattr(self.tokenizer, "chat_template", None)
         return _template_turn(self.tokenizer) if own else self.family.turn
     @cached_property
     def bytes(self): return token_bytes(self.tokenizer)
+    @cached_property
+    def markup(self): # texts of all special tokens of this checkpoint
+        added = self.tokenizer.added_tokens_decoder.values()
+        special = {str(token) for token in added if token.special} | set(self.tokenizer.all_special_tokens)
+        return tuple(sorted(special | set(MARKUP)))
     @cached_property
     def eos(self): return self.tokenizer.convert_tokens_to_ids(self.family.im_end)
     @cached_property
@@ -92,15 +90,45 @@ class Coder:
         "The text of response ids; special tokens add nothing."
         return b"".join(self.bytes[i] for i in ids).decode("utf-8", errors="replace")
 
+# %% ../nbs/2_seeing/5_tokens.ipynb #8fcbc919
+@patch(cls_method=True)
+def load(cls: Coder, folder):
+    "The coder of a checkpoint; `ValueError` where there is none, or tokenizer and model do not belong together."
+    here = Path(folder).is_dir()
+    family = family_of(folder) if here else None
+    if not here: on_hub(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        family = family or family_of(config)
+        coder = cls(AutoTokenizer.from_pretrained(folder), family)
+    except Exception as e: raise faults_of(folder, e) from e
+    _check_ids(coder, config, folder)
+    return coder
+
 # %% ../nbs/2_seeing/5_tokens.ipynb #60334a20
 def _without_thought(before, after):
     closing = closing_of(after)
     return before, after + (f"\n{closing}\n\n" if closing else "")
 
+def _in_time(write, seconds=10):
+    "What a chat template writes; `ValueError` where it fails, or has no end."
+    found = []
+    def work():
+        try: found.append(write())
+        except Exception as e: found.append(e)
+    thread = threading.Thread(target=work, daemon=True) # an endless one ends with the process
+    thread.start()
+    thread.join(seconds)
+    remedy = "use the template of the checkpoint"
+    if not found: raise ValueError(f"the tokenizer's chat template wrote nothing within {seconds} s; {remedy}")
+    if isinstance(found[0], str): return found[0]
+    raise ValueError(f"the tokenizer's chat template fails ({str(found[0])[:100]}); {remedy}")
+
+# %% ../nbs/2_seeing/5_tokens.ipynb #9298af89
 def _template_turn(tokenizer):
     words = "[the user's words]"
     asked = [dict(role="user", content=words)]
-    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    text = _in_time(lambda: tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
     if text.count(words) == 1: return _without_thought(*text.split(words))
     raise ValueError(f"the tokenizer's chat template writes the user's words {text.count(words)} times; "
                      "use the template of the checkpoint")
@@ -184,8 +212,8 @@ def encode(
     name: str = "",           # the record's id
 ) -> Example:
     "One chat turn in the family's markup; `ValueError` for text that holds a markup token."
-    for token in MARKUP:
-        if token not in text + (response or ""): continue
+    for token in coder.markup:
+        if token not in text and token not in (response or ""): continue
         raise ValueError(f"record {name or text[:40]!r}: its text holds the markup token {token}; remove it")
     medium, (before, after) = "", coder.turn
     if visual is not None:

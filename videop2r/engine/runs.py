@@ -285,6 +285,9 @@ def _compare(self: RunFolder):
     if not self.out: return
     found = read_json(self.out / self.settings_file)
     if found is None: return
+    if not (isinstance(found, dict) and {"settings", "changes"} <= set(found)):
+        what = "holds no settings of a run here; restore it, or give another folder"
+        raise ValueError(f"{self.out / self.settings_file}: {what}")
     self.held, self.changes = found["settings"], found["changes"]
     check_same(self.out, self.held, self.facts, self.free, self.remedy)
 
@@ -330,10 +333,22 @@ def must_hold(out):
     raise ValueError(f"{out}: holds no checkpoint to resume from; leave resume out to start")
 
 # %% ../../nbs/engine/runs.ipynb #efe916d8
+_PARTS = {"weights", "optimizer", "rows", "bad", "state"}
+
+def _read_checkpoint(path):
+    "`ValueError` for a file that is empty, cut, or no checkpoint of ours."
+    try: found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e: # whatever a damaged file makes of itself
+        if isinstance(e, OSError) and e.errno: raise
+        found = type(e).__name__
+    if isinstance(found, dict) and _PARTS <= set(found): return found
+    why = f" ({found})" if isinstance(found, str) else ""
+    raise ValueError(f"{path}: is empty, cut, or no checkpoint of a run here{why}; restore it, "
+                     "or remove it to start this run again from its first step")
+
 @patch
 def _load(self: RunFolder):
-    if self.held is not None:
-        return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+    if self.held is not None: return _read_checkpoint(self.checkpoint)
     what = "holds a checkpoint without its settings.json"
     raise ValueError(f"{self.out}: {what}; restore that file, or give another folder")
 
