@@ -98,7 +98,7 @@ def command(*words):
 def written(folder, url, *more, judge=None): return command("generate", "--records", folder / "r.jsonl", "--media", folder, "--out", folder / "o", "--frames", 2, "--teacher", f"openai:t@{url}/v1", "--judge", judge or f"openai:j@{url}/v1", *more)
 def rows(path): return [json.loads(line, parse_constant=lambda word: pytest.fail(word)) for line in open(path)]
 
-@pytest.mark.parametrize("flag, value", [("--price", "nan,1"), ("--price", "1,inf"), ("--judge-price", "-1,2"), ("--timeout", "nan"), ("--timeout", "0")])
+@pytest.mark.parametrize("flag, value", [("--price", "nan,1"), ("--judge-price", "-1,2"), ("--timeout", "nan")])
 def test_the_command_refuses_such_numbers(flag, value, tmp_path):
     records(tmp_path, 1)
     code, said = written(tmp_path, "http://127.0.0.1:1", f"{flag}={value}")
@@ -207,7 +207,8 @@ def test_flags_reach_a_judge_and_a_teacher(stage, tmp_path):
             code, err = written(tmp_path, s.url, *judge, *teacher)
         else:
             samples = Path(__file__).parent.parent / "data_samples"
-            code, err = command("rl", "--records", samples / "train.jsonl", "--media", samples, "--model", samples / "teacher", "--out", tmp_path / "rl", "--preset", "tiny", "--steps", 1, "--prompts", 2, "--g", 2, "--limit", 48, "--judge", f"openai:j@{s.url}/v1", *judge)
+            code, err = command("rl", "--records", samples / "train.jsonl", "--media", samples, "--model", samples / "teacher", "--out", tmp_path / "rl", "--preset", "tiny", "--steps", 1, "--prompts", 2, "--g", 2, "--limit", 48, "--judge", f"openai:j@http://me:canary-pw@{s.url[7:]}/canary-p1/v1?key=canary-q", *judge)
+            assert not [f.name for f in (tmp_path / "rl").rglob("*") if f.is_file() and b"canary" in f.read_bytes()] and "canary" not in err and (tmp_path / "rl").stat().st_mode & 0o77 == 0
         sent = {x["body"]["model"]: x for x in s.seen}
     assert "j" in sent, err
     asked, own = sent["j"]["body"], sent_with(sent["j"])
@@ -217,16 +218,17 @@ def test_flags_reach_a_judge_and_a_teacher(stage, tmp_path):
     assert (asked["max_tokens"], asked["temperature"], asked["reasoning_effort"], asked["seed"], sent_with(sent["t"])["x-team"]) == (99, .5, "low", 1, "teachers")
     assert "low" in kept["teacher.told"] and kept["judge"] == 'j (effort "high", extra {"top_p": 0.5}, temperature 1.0)' and "teachers" not in json.dumps(kept)
 
-@pytest.mark.parametrize("flag", ["--judge-extra", "--headers"])
-@pytest.mark.parametrize("text", ["{top_p: 1}", "[1]", "3", '{"a": NaN}', "["*9000])
-def test_a_flag_that_is_no_json_is_refused_with_an_example(flag, text, tmp_path):
-    code, err = written(tmp_path, "http://127.0.0.1:1", flag, text)
-    assert code == 2 and "not a JSON object; write one in single quotes" in err
+def test_a_flag_that_is_no_json_is_refused_with_an_example(tmp_path):
+    from argparse import ArgumentTypeError
+    from videop2r.tools.cli import settings_of
+    for text in ("{top_p: 1}", "[1]", "3", '{"a": NaN}', "["*9000):
+        with pytest.raises(ArgumentTypeError, match="not a JSON object; write one in single quotes"): settings_of(text)
+    code, err = written(tmp_path, "http://127.0.0.1:1", "--judge-extra", "{top_p: 1}")
+    assert code == 2 and "--judge-extra: not a JSON object" in err
 
 # ---- packages and proxies
 
-@pytest.mark.parametrize("package, spec", [("openai", "openai:m@http://127.0.0.1:1/v1"), ("anthropic", "anthropic:m@http://127.0.0.1:1"), ("httpx2", "openai:m@http://127.0.0.1:1/v1")])
-@pytest.mark.parametrize("who", ["teacher", "judge", "panel"])
+@pytest.mark.parametrize("who, package, spec", [("teacher", "openai", "openai:m@http://127.0.0.1:1/v1"), ("judge", "anthropic", "anthropic:m@http://127.0.0.1:1"), ("panel", "httpx2", "openai:m@http://127.0.0.1:1/v1"), ("panel", "anthropic", "anthropic:m@http://127.0.0.1:1")])
 def test_a_missing_package_is_one_line_before_anything_is_paid(package, spec, who, tmp_path, monkeypatch):
     records(tmp_path, 1)
     monkeypatch.setitem(sys.modules, package, None)
@@ -284,8 +286,7 @@ def test_what_is_no_thought_stays():
         assert trace_of(text) == text
     assert read_verdict(f"It names a <think> tag.\n{NO}").yes is False and spoken("a <think> b") == "a <think> b"
 
-@pytest.mark.parametrize("kind", ["openai", "anthropic"])
-@pytest.mark.parametrize("who", ["judge", "teacher"])
+@pytest.mark.parametrize("who, kind", [("judge", "openai"), ("teacher", "anthropic")])
 def test_thoughts_by_command_cost_no_trace(who, kind, tmp_path):
     records(tmp_path)
     ways = iter([*THOUGHT][:3])
@@ -316,3 +317,36 @@ def test_a_template_that_opens_a_thought_is_closed(opened, closing):
     coder = Coder(coder.tokenizer, coder.family)
     coder.tokenizer.chat_template += "Okay, so"
     with pytest.raises(ValueError, match="opens a thought and writes words into it; use one that does not"): coder.turn
+
+def test_the_bridge_refuses_a_template_that_opens_a_thought():
+    pytest.importorskip("trl")
+    from transformers import AutoTokenizer
+    from videop2r.judge import ORACLE
+    from videop2r.tools.trl import process_rewards
+    from videop2r.world import samples
+    tokenizer = AutoTokenizer.from_pretrained(samples(Path(__file__).parent.parent / "data_samples") / "base")
+    tokenizer.chat_template = "{{ messages[0]['content'] }}<|im_start|>assistant\n<think>\n"
+    with pytest.raises(ValueError, match="take the opening tag out"): process_rewards(tokenizer, ORACLE)
+    tokenizer.chat_template += "</think>"
+    assert len(process_rewards(tokenizer, ORACLE)) == 2
+
+# ---- kept replies
+
+def test_a_file_of_replies_that_is_none_is_named_with_what_to_do(tmp_path):
+    records(tmp_path, 1)
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/replies.db").write_bytes(b"not a database" * 99)
+    code, err = written(tmp_path, "http://127.0.0.1:1")
+    assert code == 1 and "replies.db: the kept replies cannot be used" in err and "move the file away" in err
+
+def test_damaged_rows_are_asked_again_and_a_reply_that_cannot_be_kept_is_given(tmp_path):
+    cache = Cache(tmp_path / "c")
+    with serve() as s:
+        chat = OpenAIChat("m", f"{s.url}/v1", cache=cache)
+        chat(ASK)
+        for damaged in ("{half", "[1]", '{"words": 1}', "null"):
+            cache._ask("update replies set reply = ?", damaged)
+            found = chat(ASK)
+            assert found.text == "fine" and not found.cached and chat(ASK).cached
+        (tmp_path / "c").write_bytes(b"damaged" * 99)
+        with pytest.warns(UserWarning, match="cannot be used"): cache.put("a", {})

@@ -50,7 +50,7 @@ def test_an_address_is_used_whole_and_shown_by_its_origin(kind, make, log, tmp_p
         sent = s.seen[0]
     told = [repr(chat), str(chat), chat.name, *map(repr, replies), log.getvalue(), repr(chat.ready())]
     assert "canary" not in "".join(told).replace("sk-canary", "key") and b"canary" not in all_files(tmp_path)
-    assert "404" in replies[0].reason and replies[-1].text == "fine" and f"m at {s.url}" == chat.name.replace("HTTP", "http")
+    assert "404" in replies[0].reason and replies[-1].text == "fine" and f"m at {s.url}" == chat.name
     carried = sent["path"] + json.dumps(sent["headers"])
     if kind in ("query", "path", "path without a version"): assert "canary" in sent["path"]
     if kind == "quoted": assert "Basic bWU6Y2FuYXJ5L3BAdw==" in carried
@@ -75,8 +75,7 @@ def test_a_redirect_on_the_same_host_is_followed_and_an_endless_one_is_not():
 BAD = ["openai:m@me:canary@host/v1", "openai:http://me:canary@host/v1", "openai:m@http://me:canary/w@host/v1", "openai:m@http://me:canary?w@host/v1", "openai:m@http://me:canary#w@host", "opnai:m@http://me:canary@host/v1", "openai@http://me:canary@h/v1",
        "anthropic:m@ftp://me:canary@h", "openai:m@http://h:canary/v1", "openai:m@http://me:canary@/v1", "openai:m@http://me:ca nary@h/v1", "oracle+opnai:m@http://me:canary@h/v1", "oracle+openai:m@http://me:canary\\w@h/v1"]
 
-@pytest.mark.parametrize("spec", BAD)
-@pytest.mark.parametrize("where", ["judge", "teacher", "rl"])
+@pytest.mark.parametrize("where, spec", [*((("judge", "teacher")[i % 2], spec) for i, spec in enumerate(BAD)), ("teacher", BAD[2]), ("rl", BAD[0]), ("rl", BAD[-1])])
 def test_a_word_with_an_address_that_cannot_be_used_is_refused_without_it(spec, where, tmp_path):
     write_jsonl([example_record()], tmp_path / "r.jsonl")
     common = ["--records", tmp_path / "r.jsonl", "--media", tmp_path, "--out", tmp_path / "o", "--judge", spec if where != "teacher" else "oracle"]

@@ -1608,6 +1608,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'videop2r/tools/trl.py'),
                                     'videop2r.tools.trl._check': ('tools/trl.html#_check', 'videop2r/tools/trl.py'),
                                     'videop2r.tools.trl._check_credit': ('tools/trl.html#_check_credit', 'videop2r/tools/trl.py'),
+                                    'videop2r.tools.trl._check_template': ('tools/trl.html#_check_template', 'videop2r/tools/trl.py'),
                                     'videop2r.tools.trl._given': ('tools/trl.html#_given', 'videop2r/tools/trl.py'),
                                     'videop2r.tools.trl._images': ('tools/trl.html#_images', 'videop2r/tools/trl.py'),
                                     'videop2r.tools.trl._needs_trl': ('tools/trl.html#_needs_trl', 'videop2r/tools/trl.py'),

@@ -46,15 +46,23 @@ class Cache:
         self._ask(_TABLE)
 
     def _ask(self, command, *values):
-        connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-        with closing(connection) as base: return base.execute(command, values).fetchone()
+        try:
+            connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            with closing(connection) as base: return base.execute(command, values).fetchone()
+        except sqlite3.Error as e:
+            remedy = "make room, or move the file away: what it holds is asked again"
+            raise OSError(f"{self.path}: the kept replies cannot be used ({e}); {remedy}") from None
 
     def get(self, key: str) -> dict | None:
         row = self._ask("select reply from replies where key = ?", key)
-        return json.loads(row[0]) if row else None
+        try: return json.loads(row[0]) if row else None
+        except (ValueError, TypeError): return None # damaged: asked again
 
     def put(self, key: str, reply: dict):
-        self._ask("insert or replace into replies values (?, ?)", key, json.dumps(reply))
+        "Keep a reply; one that cannot be kept is still given, with a warning."
+        row = key, json.dumps(reply)
+        try: self._ask("insert or replace into replies values (?, ?)", *row)
+        except OSError as e: warnings.warn(str(e), stacklevel=2)
 
     def __len__(self): return self._ask("select count(*) from replies")[0]
 
@@ -68,7 +76,7 @@ def origin(url: str) -> str:
     scheme, _, rest = url.partition("://")
     place = re.match(r"[^/?#\\]*", rest)[0]
     doubtful = "@" in rest[len(place):] or "\\" in rest
-    return f"{scheme}://" + ("…" if doubtful else place.rpartition("@")[2])
+    return f"{scheme.lower()}://" + ("…" if doubtful else place.rpartition("@")[2].lower())
 
 def without_secrets(text: str) -> str:
     "A text whose addresses are cut down to their origins."
@@ -328,7 +336,8 @@ def __call__(self: Chat, messages: list) -> Reply:
     request, start = self._request(messages), time.monotonic()
     key = key_of(type(self).__name__, self.base_url and origin(self.base_url), request)
     found = self.cache.get(key) if self.cache is not None else None
-    if found: return replace(Reply(**found), cost=0., seconds=0., cached=True)
+    with suppress(TypeError): # a row of other fields is asked again
+        if found: return replace(Reply(**found), cost=0., seconds=0., cached=True)
     reply = replace(self._answer(request), seconds=time.monotonic() - start)
     if self.cache is not None and (reply.tokens_out or reply.text): self.cache.put(key, asdict(reply))
     return reply
@@ -385,7 +394,8 @@ class _Door:
         import httpx2
         inner = None
         with suppress(IndexError): inner = self.idle.pop()
-        inner = inner or httpx2.HTTPTransport(proxy=self.proxy)
+        checks = self.true.scheme.lower() == "https" or self.proxy is not None # take a while to load
+        inner = inner or httpx2.HTTPTransport(verify=checks, proxy=self.proxy)
         try: found = _within(self.chat.timeout, self._fetch, inner, self._outgoing(request))
         except BaseException as e:
             inner.close()

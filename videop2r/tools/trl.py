@@ -22,6 +22,7 @@ from ..rewards import PROCESSES, Bounds, rewards
 from ..scoring import look_up, score_record
 from ..tokens import segment_masks, token_bytes
 from ..engine.decode import read_media
+from ..engine.remote import closing_of
 
 # %% ../../nbs/tools/trl.ipynb #e2ae81a6
 def _needs_trl(*args, **kwargs):
@@ -120,6 +121,14 @@ def reasoning_reward(
     return _given(table, 1, length, log_metric)
 
 # %% ../../nbs/tools/trl.ipynb #283d4455
+def _check_template(tokenizer):
+    "`ValueError` where the trainer's prompts would end in an open thought."
+    if not getattr(tokenizer, "chat_template", None): return
+    asked, how = [dict(role="user", content="?")], dict(tokenize=False, add_generation_prompt=True)
+    if not closing_of(tokenizer.apply_chat_template(asked, **how)): return
+    what = "the tokenizer's chat template opens a thought before the response, which begins with an observation"
+    raise ValueError(f"{what}; take the opening tag out of the template's end")
+
 def process_rewards(
     tokenizer,                 # the model's
     judge,                     # (record, observation) -> Verdict
@@ -132,6 +141,7 @@ def process_rewards(
     "The rewards of Eq. 5 as TRL reward functions; `ValueError` for a vocabulary that is not byte-level."
     if g is None and (bounds.peers > 1 or bounds.stretch is not None):
         raise ValueError("these length bounds look at the group: give its size, g=num_generations")
+    _check_template(tokenizer)
     both = dict(pieces=vocabulary(tokenizer), bounds=bounds, form=form, length=length, g=g)
     perception = partial(perception_reward, judge=judge, **both)
     return [perception, partial(reasoning_reward, how=how, **both)]
