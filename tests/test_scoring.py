@@ -1,6 +1,7 @@
 "Scores stay in [0, 1], follow a plain restatement of the rules, and refuse a truth that cannot be read."
 import json, math, re, subprocess, sys
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 import pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -9,6 +10,7 @@ from videop2r.data import TASKS, Record, RecordError
 from videop2r.engine.notation import lettered, mentioned, shown
 from videop2r.engine.numerals import numerals
 from videop2r.evaluate import conclusion, evaluate, mismatch
+from videop2r.judge import Judge, Verdict
 from videop2r.scoring import FILTERS, MRA, READ, RULES, check_truth, choice, first_answer, mra, number, passes, score, score_record, score_response
 
 settings.register_profile("steady", deadline=None, database=None, derandomize=True)  # a busy machine is no failure
@@ -222,6 +224,7 @@ CHOICES = [
     ("Ответ: C", SIDES, "C"), ("Правильный ответ — C.", SIDES, "C"), ("Die richtige Antwort ist C.", SIDES, "C"), ("Antwort: C", SIDES, "C"), ("La réponse est C", SIDES, "C"),
     ("Réponse : C", SIDES, "C"), ("La respuesta correcta es la C.", SIDES, "C"), ("Respuesta: C", SIDES, "C"), ("La risposta corretta è la C.", SIDES, "C"), ("A resposta certa é a C", SIDES, "C"),
     ("الجواب: C", SIDES, "C"), ("सही उत्तर: C", SIDES, "C"), ("คำตอบที่ถูกต้องคือ C", SIDES, "C"), ("Đáp án: C", SIDES, "C"), ("Jawaban: C", SIDES, "C"), ("Cevap: C", SIDES, "C"),
+    ("right, because it does not go left", SIDES, "B"), ("right because left is taken", SIDES, None), ("Pick C", SIDES, "C"), ("Je choisis C", SIDES, "C"), ("Απάντηση: C", SIDES, "C"), ("תשובה: C", SIDES, "C"), ("پاسخ: C", SIDES, "C"), ("A resposta é a letra C", SIDES, "C"),
     ("So, C.", SIDES, "C"), ("Therefore C", SIDES, "C"), ("It must be C.", SIDES, "C"), ("It is clearly C", SIDES, "C"), ("Ans. C", SIDES, "C"), ("I'm going with C", SIDES, "C"), ("Selected: C", SIDES, "C"), ("C|up and away", SIDES, "C"),
     ("Up and away (option C)", SIDES, "C"), ("C'est C", SIDES, "C"), ("Es la C", SIDES, "C"), ("Cだと思います", SIDES, "C"), ("C</s>", SIDES, "C"), ("<answer>C</answer>", SIDES, "C"), ("C<|im_end|>", SIDES, "C"), (r"C\. up and away", SIDES, "C"),
     # reasons
@@ -286,7 +289,7 @@ def test_a_percentage_in_any_notation(reply, truth, right): assert score("numeri
 RECORD = ["A. left", "B. right", "C. up"]
 ENDS = [ # thought, options, the letter, "None" where it concludes nothing
     ("It goes left. No, right.", RECORD, "B"), ("It moves right, not left.", RECORD, "B"), ("It does not go right but up.", RECORD, "C"), ("left or right", RECORD, None), ("So (B).", RECORD, "B"), ("So the answer is B.", RECORD, "B"),
-    ("So B is the right answer.", RECORD, None), ("It isn't left.", RECORD, None), ("leftover and rightly", RECORD, None), ("因此选B", RECORD, "B"), ("所以是右边", ["A. 左边", "B. 右边"], "B"), ("不是左边，是右边", ["A. 左边", "B. 右边"], "B"),
+    ("So B is the right answer.", RECORD, "B"), ("It ends there. So B.", RECORD, "B"), (r"It ends there. $\boxed{B}$", RECORD, "B"), ("It starts left, so it's C.", RECORD, "C"), ("It isn't left.", RECORD, None), ("leftover and rightly", RECORD, None), ("因此选B", RECORD, "B"), ("所以是右边", ["A. 左边", "B. 右边"], "B"), ("不是左边，是右边", ["A. 左边", "B. 右边"], "B"),
     ("오른쪽으로 갑니다", ["왼쪽", "오른쪽"], "B"), ("So it is dark red.", ["A. red", "B. dark red"], "B"), ("I see 12 of them.", ["A. 1", "B. 2", "C. 12"], "C"), ("It reads 1.5", ["A. 1", "B. 1.5"], "B"), ("So it is P.M.", ["A.M.", "P.M."], "B"),
     ("So ＲＩＧＨＴ.", RECORD, "B"), ("So option\u00a0B.", RECORD, "B"), ("So it moves **right**.", RECORD, "B"), ("So it is Einstein.", ["I. Newton", "A. Einstein"], None), ("So it is A. Einstein.", ["I. Newton", "A. Einstein"], "B"),
 ]
@@ -387,6 +390,10 @@ def test_a_latin_truth_is_scored_by_rouge_as_it_comes(prediction, truth):
     plain = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True).score(truth, prediction)
     assert score("free-form", prediction, truth) == (sum(each.fmeasure for each in plain.values()) / 3 if prediction.strip() else 0)
 
-def test_an_evaluation_asks_nothing_where_a_truth_cannot_be_read():
+def test_an_evaluation_asks_nothing_about_a_truth_that_cannot_be_read():
     bad = Record("7", "How many?", "numerical", path="a.mp4", solution="<answer>a few</answer>")
-    with pytest.raises(RecordError, match="record '7': field `solution`"): evaluate(None, [example_record(), bad], [None, None], None)
+    asked = []
+    policy = SimpleNamespace(respond=lambda prompts, *a, features, **kw: asked.extend(zip(prompts, features)) or ["<answer>B</answer>"] * len(prompts))
+    with pytest.warns(UserWarning, match="left out: record '7': field `solution`"):
+        rows = evaluate(policy, [bad, example_record(), bad, example_record()], [0, 1, 2, 3], Judge(lambda r, o: Verdict(True)), features="abcd", batch=1, traced=False)
+    assert asked == [(1, "b"), (3, "d")] and [row["answer"] for row in rows] == [None, 1, None, 1] and all("a few" in rows[i]["left_out"] for i in (0, 2))

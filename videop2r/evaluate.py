@@ -11,7 +11,7 @@ import re, warnings
 import numpy as np
 from .cot import parse
 from .data import Record, RecordError
-from .engine.notation import mentioned
+from .engine.notation import choice, mentioned
 from .engine.numerals import numerals
 from .judge import Judge
 from .model import Policy
@@ -26,9 +26,14 @@ def _last_number(think):
     found = _last(numerals(think))
     return found and f"{found.value:.15g}" + "%" * found.percent
 
+def _last_option(think, options):
+    "What the last sentence tells as an answer would, or else the last option named."
+    ending = re.split(r"(?<=[.!?。])\s*(?=\S)", think.strip())[-1]
+    return choice(ending, options) or _last(mentioned(think, options))
+
 def conclusion(think: str, record: Record) -> str|None:
     "The answer that a think segment ends on, or None (Table 6)."
-    if record.options: return _last(mentioned(think, record.options))
+    if record.options: return _last_option(think, record.options)
     if record.problem_type in ("numerical", "regression"): return _last_number(think)
     return _last(_CAPITALS.findall(think)) if record.problem_type == "OCR" else None
 
@@ -58,13 +63,14 @@ def assess_one(
     return dict(row, format=trace.ok, sufficient=verdict, mismatch=differs)
 
 # %% ../nbs/4_evidence/1_evaluate.ipynb #5c38273c
-def _assessed(record, text, *how):
-    "What was measured, or why nothing can be."
-    try: return assess_one(record, text, *how)
+def _left_out(record, how):
+    "A row that says why nothing can be measured; None for a record that can be asked about."
+    try: check_truth(record, how)
     except RecordError as e:
         warnings.warn(f"left out: {e}")
         kind = record.extra.get("kind", record.problem_type)
-        return dict(problem_id=record.problem_id, kind=kind, type=record.problem_type, output=text, answer=None, left_out=str(e))
+        said = dict(output="", answer=None, left_out=str(e))
+        return dict(problem_id=record.problem_id, kind=kind, type=record.problem_type, **said)
 
 def evaluate(
     policy: Policy,
@@ -76,14 +82,14 @@ def evaluate(
     progress=None,         # called with the number of finished responses
     **settings,            # as in `Policy.sample`; greedy unless given
 ) -> list:                 # a row a record
-    "Respond to every prompt and measure each; `RecordError`, before any, for an unreadable truth."
-    for record in records: check_truth(record, how)
-    rows, settings = [], {"temperature": 0} | settings
-    for start in range(0, len(prompts), batch):
-        part = slice(start, start + batch)
-        seen = {} if features is None else dict(features=features[part])
-        texts = policy.respond(prompts[part], batch, **seen, **settings)
-        rows += [_assessed(record, text, judge, how, traced) for record, text in zip(records[part], texts)]
+    "Respond and measure; a record whose truth cannot be read is named and not asked about."
+    rows, settings = [_left_out(record, how) for record in records], {"temperature": 0} | settings
+    asked = [i for i, row in enumerate(rows) if row is None]
+    for start in range(0, len(asked), batch):
+        part = asked[start:start + batch]
+        seen = {} if features is None else dict(features=[features[i] for i in part])
+        texts = policy.respond([prompts[i] for i in part], batch, **seen, **settings)
+        for i, text in zip(part, texts): rows[i] = assess_one(records[i], text, judge, how, traced)
         if progress: progress(len(texts))
     return rows
 

@@ -207,7 +207,8 @@ _LEADS = (
     r"|i'm going with|it is|it's|this is|it (?:should|must|would|has to) be)"
     r"(?: (?:it is|it's|that is|that|definitely|clearly|certainly))*",
     r"(?:so|thus|hence|therefore|definitely|clearly|certainly),?(?= )",
-    r"(?:c'est|es la|es el|é a|è la|das ist|es ist|это)(?= )",
+    r"(?:c'est|es la|es el|é a|è la|das ist|es ist|это|je choisis|elijo|escolho|scelgo|ich wähle"
+    r"|выбираю|choose|pick|select|going with)(?= )",
     r"(?:因此|所以|故|那么|综上|综上所述)?,? ?(?:我的|本题)?(?:正确|最终|最佳|最合适)?的?"
     r"(?:答案|选项|選項|回答)(?:应该|应当|应)?(?:是|为|選|选)?",
     r"(?:因此|所以|故|应该|应|我|可|本题)*(?:选择|選択|选)(?:项)?",
@@ -218,11 +219,12 @@ _LEADS = (
     r"(?:(?:la|ma|donc) )*(?:bonne |vraie )?réponse(?: (?:correcte|juste|finale))?(?: est)?(?: la)?",
     r"(?:(?:la|mi) )?(?:respuesta|opción)(?: (?:correcta|final))?(?: (?:es|sería))?(?: la)?",
     r"(?:(?:la|a) )?(?:risposta|resposta|opção|opzione)(?: (?:corretta|giusta|correta|certa))?"
-    r"(?: [èé])?(?: l?a(?= ))?",
+    r"(?: [èé])?(?: l?a(?= ))?(?: (?:letra|lettera))?",
     r"(?:الإجابة|الاجابة|الجواب|الخيار)(?: (?:الصحيحة|الصحيح))?(?: (?:هي|هو))?",
-    r"(?:सही )?(?:उत्तर|जवाब|विकल्प)", r"(?:คำตอบ(?:ที่ถูกต้อง)?(?:คือ)?|ตัวเลือก)",
+    r"(?:सही )?(?:उत्तर|जवाब|विकल्प)", r"(?:คำตอบ(?:ที่ถูกต้อง)?(?:คือ)?|ตัวเลือก) ?(?:ข้อ)?",
     r"(?:đáp án|câu trả lời)(?: đúng)?(?: là)?", r"jawaban(?:nya)?(?: yang)?(?: benar)?(?: adalah)?",
-    r"(?:doğru )?(?:cevap|yanıt)", r"(?:prawidłowa |poprawna )?odpowiedź(?: to)?",
+    r"απάντηση", r"תשובה", r"válasz", r"odpověď", r"răspuns(?:ul)?", r"vastaus", r"উত্তর", r"பதில்",
+    r"پاسخ|جواب", r"(?:doğru )?(?:cevap|yanıt)", r"(?:prawidłowa |poprawna )?odpowiedź(?: to)?",
     r"(?:het )?(?:juiste |goede )?antwoord(?: is)?", r"(?:rätt )?svar(?:et)?(?: är)?")
 
 # %% ../../nbs/engine/notation.ipynb #748db54e
@@ -233,7 +235,7 @@ _LEAD = re.compile(unicodedata.normalize(
 _WEAK = re.compile(
     r"(?:(?:the|my) )?(?:option|choice|letter|it is|it's|this is|it \w+(?: to)? be|so|thus|hence"
     r"|therefore|definitely|clearly|certainly|c'est|es la|es el|é a|è la|das ist|es ist|это"
-    r"|选项|選択肢|보기|вариант|opción|विकल्प)\W*", re.I)
+    r"|je choisis|elijo|escolho|scelgo|ich wähle|выбираю|choose|pick|select|going with|选项|選択肢|보기|вариант|opción|विकल्प)\W*", re.I)
 _TAIL = re.compile(
     r" ?(?:(?:is|seems|must be|would be|should be) (?:the )?(?:most likely |most )?"
     r"(?:correct|right|best|answer|true)(?: (?:answer|option|choice|one))?"
@@ -244,7 +246,8 @@ _TAIL = re.compile(
 def stated(text: str) -> list:
     "What follows each *the answer is* of a text, and *option* at its start."
     found = [match for match in _LEAD.finditer(text)
-             if not match.start() or not _WEAK.fullmatch(match[0])]
+             if text[match.end():].strip(" .!")
+             and not (match.start() and _WEAK.fullmatch(match[0]))]
     ends = [match.start() for match in found[1:]] + [len(text)]
     return [text[match.end():end].strip() for match, end in zip(found, ends)]
 
@@ -327,7 +330,13 @@ def _named(text, known):
     letter = first and known.names.get(first[1] or first[2])
     if letter and _agrees(first[3], letter, known): return letter
     letter = last and known.names.get(last[2])
-    return letter if letter and known.same(last[1]) == letter else _yes_or_no(bare, known)
+    if letter and known.same(last[1]) == letter: return letter
+    reason = _BECAUSE.fullmatch(bare)
+    letter = reason and known.same(reason[1])
+    if letter and set(mentioned(reason[2], known.given)) <= {letter}: return letter
+    return _yes_or_no(bare, known)
+
+_BECAUSE = re.compile(r"(.+?),? ?(?:\b(?:because|since|weil|car|porque)\b|因为)(.+)", re.S)
 
 _YES_NO = re.compile(r"(yes|no|true|false)[,.;:!] *(.+)", re.S)
 
