@@ -279,7 +279,7 @@ def test_a_verdict_and_a_trace_are_what_follows_the_thought(how):
     for text in (THOUGHT[how] + TRACE, drafted + TRACE): assert how == "channels" or trace_of(text).strip() == TRACE, text
 
 @pytest.mark.parametrize("text", ["<think>" + BOTH, f"<think>{BOTH}\n{YES}", f"<think>a</think><think>\n{YES}", "<think>", "[THINK]\n" + YES, "◁think▷" + YES])
-def test_a_thought_without_an_end_is_no_verdict(text): assert read_verdict(text).yes is None
+def test_a_thought_without_an_end_is_no_verdict(text): assert read_verdict(text).yes is None and "thought has no end" in read_verdict(text).reason
 
 def test_what_is_no_thought_stays():
     for text in (TRACE, f"Sure.\n{TRACE}", TRACE.replace("So.", "I think </thinking> is a tag."), f"{TRACE}{TRACE}", "<observation>a</observation> <think>b</think><observation>c</observation> <think>d</think><answer>A</answer>", "<think>a</think><answer>A</answer>", "", "<observation>", "The <think> tag"):
@@ -350,3 +350,17 @@ def test_damaged_rows_are_asked_again_and_a_reply_that_cannot_be_kept_is_given(t
             assert found.text == "fine" and not found.cached and chat(ASK).cached
         (tmp_path / "c").write_bytes(b"damaged" * 99)
         with pytest.warns(UserWarning, match="cannot be used"): cache.put("a", {})
+
+def test_a_reply_that_was_paid_for_and_holds_no_text_keeps_its_cost():
+    with serve(faults=[lambda h, b: h.send(200, said([7]))]) as s: found = OpenAIChat("m", f"{s.url}/v1", price=(1e6, 0.))(ASK)
+    assert found.cost == 7 and found.text is None and "of type list" in found.reason
+
+def test_a_chat_of_ones_own_needs_no_more_than_a_call(tmp_path):
+    from videop2r.engine.remote import Reply
+    from videop2r.judge import panel
+    from videop2r.tools.pipeline import ChatTeacher, generate
+    class Own:
+        model, name, max_tokens, temperature, price = "own", "own", 64, 0., (0., 0.)
+        def __call__(self, messages): return Reply(TRACE if isinstance(messages[0]["content"], list) else YES, tokens_out=1)
+    made = generate(records(tmp_path), tmp_path, ChatTeacher(Own(), frames=2), panel(chat_judge(Own())), tmp_path / "o", threshold=0., how="lenient", quiet=True)
+    assert len(made.kept) == 3

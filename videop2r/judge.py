@@ -147,7 +147,8 @@ def read_verdict(text: str, cost: float = 0.) -> Verdict:
     reason, found = " ".join(" ".join(before).split())[:400], _ON_ITS_LINE.fullmatch(last)
     if not found:
         if _said_no([*before, last]): return Verdict(False, reason or last[:400], cost)
-        return Verdict(None, f"the last line is no verdict: {last[:80]!r}", cost)
+        endless = "its own thought has no end" if text.strip() and not spoken(text) else ""
+        return Verdict(None, endless or f"the last line is no verdict: {last[:80]!r}", cost)
     earlier = [_ON_ITS_LINE.fullmatch(line) for line in before]
     if found[1].lower() == "no": return Verdict(False, reason, cost)
     if any(each and each[1].lower() == "no" for each in earlier):
@@ -252,7 +253,8 @@ def panel(
             return Verdict(None, "; ".join(said), cost)
         reasons = "; ".join(f"{words} ({v.reason})" for words, v in zip(said, given))
         return Verdict(votes[True] > votes[False], reasons, cost)
-    def ready(): return [judge.ready() for judge in judges if judge.ready]
+    checks = [getattr(judge, "ready", None) for judge in judges]
+    def ready(): return [check() for check in checks if check]
     return Judge(ask, f"panel of {', '.join(judge.name for judge in judges)}", ready=ready)
 
 # %% ../nbs/3_training/1_judge.ipynb #d5a01159

@@ -282,16 +282,15 @@ _THOUGHT = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "
 _MORE = "allow more with --limit for a teacher, --judge-max-tokens for a judge"
 
 def _parts(content):
-    "What a reply's content holds: a text, parts, or none."
-    if content is None: return []
+    "The texts and parts that a reply's content holds, or None where it holds something else."
     found = content if isinstance(content, list) else [content]
-    if all(part is None or isinstance(part, (str, dict)) for part in found): return found
-    raise TypeError(f"its content is of type {type(content).__name__}, not text")
+    fine = all(part is None or isinstance(part, (str, dict)) for part in found)
+    return found if fine else None
 
 def _text(content):
     "The words of a reply's content, without its thought and calls; no half of a surrogate pair."
     said = []
-    for part in _parts(content):
+    for part in _parts(content) or []:
         if isinstance(part, dict):
             part = part.get("text") if part.get("type") in (None, "text", "output_text") else None
         if isinstance(part, dict): part = part.get("value")
@@ -302,7 +301,10 @@ def _text(content):
 def _unusable(text, stop, tokens_out=0, message=None):
     "Why an answer cannot be used, or nothing."
     message, stop = message or {}, str(stop).lower()
-    kinds = {part.get("type") for part in _parts(message.get("content")) if isinstance(part, dict)}
+    content = message.get("content")
+    if _parts(content) is None:
+        return f"malformed reply: its content is of type {type(content).__name__}, not text"
+    kinds = {str(part.get("type")) for part in _parts(content) if isinstance(part, dict)}
     thought = any(message.get(name) or name in kinds for name in _THOUGHT)
     refusal = message.get("refusal") or "refusal" in kinds
     if stop in _CUT and (text.strip() or not thought): return f"cut off at {tokens_out} tokens"

@@ -217,7 +217,8 @@ class _Pipeline:
 
 # %% ../../nbs/tools/pipeline.ipynb #35bc89dd
 @patch
-def ready(self: ChatTeacher): return self.chat.ready()
+def ready(self: ChatTeacher): # a chat of one's own may have no such check
+    return getattr(self.chat, "ready", bool)()
 
 @patch
 def ready(self: _Pipeline):
