@@ -390,7 +390,7 @@ def _first(parts, known):
 # %% ../../nbs/engine/notation.ipynb #f1072370
 _DOTTED = tuple(f"{letter}. " for letter in _CAPITALS)
 
-@lru_cache(1 << 12)
+@lru_cache(1 << 10)
 def _choice(text, options):
     known = _known(options)
     found = _told(read(text), known)

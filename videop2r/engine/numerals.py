@@ -200,7 +200,7 @@ def _first_line(text):
     if not _REASONS.match(read(rest[0])) and any(_items(read(line)) for line in rest): return None
     return _only(read(first)) if _NUMBER.fullmatch(read(first).rstrip(". ")) else None
 
-@lru_cache(1 << 12)
+@lru_cache(1 << 10)
 def numeral(
     text: str,       # what was answered
 ) -> Numeral | None: # None where the text states no number, or several
