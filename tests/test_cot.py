@@ -2,6 +2,7 @@
 import copy, pickle, re, subprocess, sys, time, timeit
 import pytest
 from hypothesis import given, settings, strategies as st
+from videop2r.engine.prose import sight
 from videop2r.cot import SHORT, Prompt, _explain, boundary, example_record, four_rollouts, owners, parse, render
 from videop2r.engine.paint import GROUND, WRONG
 
@@ -11,7 +12,7 @@ settings.load_profile("steady")
 O, T, A = "<observation>o</observation>", "<think>t</think>", "<answer>a</answer>"
 PIECES = ["<observation>", "</observation>", "<think>", "</think>", "<answer>", "</answer>", " ", "\n", "word", "<", "</think", "é", "<Think>"]
 messy = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
-plain = st.text(alphabet=st.characters(blacklist_characters="<>", blacklist_categories=["Cs"]), min_size=1).filter(str.strip)
+plain = st.text(alphabet=st.characters(blacklist_characters="<>", blacklist_categories=["Cs"]), min_size=1).filter(sight)
 
 
 @given(plain, plain, plain)

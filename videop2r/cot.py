@@ -15,6 +15,7 @@ from pathlib import Path
 from .data import Record
 from .engine.notation import shown
 from .engine.paint import WRONG, token_html
+from .engine.prose import sight
 
 # %% ../nbs/1_method/2_cot.ipynb #129246db
 TAGS = re.compile(r"</?(?:observation|think|answer)>")
@@ -188,12 +189,16 @@ def _gaps(text, start, end):
     cuts.append(end)
     return [(begin, text[begin:stop]) for begin, stop in zip(cuts[::2], cuts[1::2])]
 
+_SIGN = re.compile("[0-9A-Za-z]")
+
+def _holds_text(part): return bool(_SIGN.search(part) or sight(part)) # anything to be seen
+
 def _text_faults(process, text):
     "Empty pairs, and text outside the pairs; the tags are known to be right."
     faults, order = [], _ORDER[process]
     gaps = _gaps(text, *owners(text)[process])
     for tag, (at, inside) in zip(order[::2], gaps[1::2]):
-        if not inside.strip(): faults.append(Fault(process, "empty", f"{tag} is empty", at))
+        if not _holds_text(inside): faults.append(Fault(process, "empty", f"{tag} is empty", at))
     places = [*(f"before {tag}" for tag in order[::2]), f"after {order[-1]}"]
     for place, (at, outside) in zip(places, gaps[::2]):
         if not outside.strip(): continue
@@ -227,7 +232,7 @@ def parse(
 ) -> Trace:
     "Read a response strictly, in linear time; faults are listed, never raised."
     whole = _WHOLE.fullmatch(text)
-    if whole is None: return _explain(text)
+    if whole is None or not all(map(_holds_text, whole.groups())): return _explain(text)
     return Trace(text, {name: whole.span(name) for name in _PARTS})
 
 # %% ../nbs/1_method/2_cot.ipynb #a0e86725

@@ -8,6 +8,7 @@ __all__ = ['read_claims', 'Sufficiency', 'sufficient', 'paraphrase', 'spoil', 'o
 # %% ../nbs/2_seeing/2_oracle.ipynb #f59d53e6
 import random, re
 from dataclasses import dataclass, replace
+from .engine.prose import affirmed, sight
 from .world import (
     COLOURS, KINDS, SHAPES, WAYS, WORDS, Claim, Claims, Question, Scene, World, answer_text,
     question_of, solve, tell_distances, tell_events, tell_presence, tell_text, wording)
@@ -81,7 +82,8 @@ def _add_totals(clause, claims):
 _INTENDS = re.compile(r"(?:i|we) (?:watch|look|need|want|must|should)|based on")
 
 def read_claims(text: str) -> Claims:
-    "Read an observation, clause by clause."
+    "Read what an observation affirms, clause by clause."
+    text, _ = affirmed(sight(text))
     claims, last = Claims(words=_TEXT.findall(text)), None
     for clause in _clauses(text.lower()):
         if _INTENDS.match(clause): continue
@@ -121,13 +123,18 @@ class Sufficiency:
     reason: str
     def __bool__(self): return self.verdict == "sufficient"
 
+def _nothing(observation):
+    _, left_out = affirmed(sight(observation))
+    why = f": {left_out[0]!r} denies, doubts, asks or reports" if left_out else ""
+    return f"it claims nothing that can be checked{why}"
+
 def sufficient(
     observation: str,    # text, without its tags
     question: Question,  # with its scene
 ) -> Sufficiency:
     "Whether an observation alone suffices for the true answer (paper section 2, step 3)."
     claims = read_claims(observation or "")
-    if not claims.any(): return Sufficiency("empty", "it claims nothing that can be checked")
+    if not claims.any(): return Sufficiency("empty", _nothing(observation or ""))
     wrong = _contradiction(claims, question.scene)
     if wrong: return Sufficiency("contradicts", wrong)
     said, true = solve(claims, question), answer_text(question)

@@ -16,6 +16,7 @@ from einops import rearrange
 from fastcore.basics import patch
 from .cot import EXAMPLE, TAGS, boundary, parse, words
 from .engine.paint import markdown_table
+from .engine.prose import legible
 from .scoring import look_up
 
 # %% ../nbs/1_method/4_rewards.ipynb #62160d46
@@ -32,6 +33,7 @@ class Bounds:
     peers: int = 1              # rollouts of the group that must fulfil these two
     whole: bool = False         # reasoning's length is the whole response's
     stretch: float|None = None  # share of a group's deserving rollouts to give way to; None: no
+    faithful: bool = False      # every token counts, as in the paper, not only what a reader sees
 
 # %% ../nbs/1_method/4_rewards.ipynb #f5477eaf
 def _groups(values, g): return rearrange(values, "(p g) k -> p g k", g=g or len(values))
@@ -127,6 +129,12 @@ def _column(values, n, name, missing=False):
     raise ValueError(f"{name}: rollout {first} has {value:g}; must be in [0, 1]{also}")
 
 # %% ../nbs/1_method/4_rewards.ipynb #ab19a22f
+def _seen(trace): # (2,) shares of the segments that are words a reader learns from
+    end = boundary(trace.text)
+    parts = trace.text[:end], trace.text[end or 0:]
+    shares = [legible(TAGS.sub(" ", part)) for part in parts]
+    return [1. if share >= .8 else share for share in shares]
+
 def _lengths(traces, lengths, g, whole):
     "Checked; (b, 2) of float."
     n, tokens = len(traces), torch.as_tensor(lengths).cpu().float()
@@ -162,6 +170,7 @@ def rewards(
     extra = None
     if extra_R is not None:
         extra = torch.stack([torch.zeros(n), _column(extra_R, n, "extra_R")], dim=1)
+    if not bounds.faithful: lengths = lengths * torch.tensor([_seen(trace) for trace in traces])
     return RewardTable(accuracy, formed, length_reward(lengths, earned, bounds, g), extra)
 
 # %% ../nbs/1_method/4_rewards.ipynb #2d6855ef
@@ -186,6 +195,7 @@ def worked_example(): # (pieces, masks (4, 2, t), `RewardTable`)
 # %% ../nbs/1_method/4_rewards.ipynb #9cac2438
 LENGTHS = {
     "paper": Bounds(),
+    "faithful": Bounds(faithful=True),
     "video-r1": Bounds(perception=(1, 0), above=.1, formed=False, peers=2, whole=True),
     "dynamic": Bounds(stretch=.5),
     "none": Bounds(bonus=0.),

@@ -55,10 +55,11 @@ _LEAN = replace(_RL, rows=1)
 _OFTEN = dict(save_every=20, validate_every=20)
 _TINY = SFT(steps=60, batch=16, bucket=4, lr=2e-3, frames=8, **_OFTEN)
 _SHORT = Recipe(bounds=Bounds((14, 40), (12, 24)), how="lenient")
+_PAPER = Recipe(bounds="faithful") # every token counts as length
 _TINY_RL = RL(_SHORT, steps=140, limit=56, lr=8e-4)
 
 PRESETS = {
-    "paper": Preset(replace(_SFT, **_WHOLE), _RL, nf4=False),
+    "paper": Preset(replace(_SFT, **_WHOLE), replace(_RL, recipe=_PAPER), nf4=False),
     "tiny": Preset(_TINY, _TINY_RL, frames=8, nf4=False, prompt=SHORT),
     "12gb": Preset(replace(_SFT, frames=8, rank=8, alpha=16, limit=2048), _LEAN, 8, 64 * 28 * 28),
     "16gb": Preset(_SFT, _LEAN),
