@@ -3,8 +3,9 @@ import gzip, json, math, os, subprocess, sys
 from pathlib import Path
 import pytest
 from videop2r.data import Record, RecordError, missing, read_records, write_records
+from videop2r.engine.audit import Audit
 from videop2r.engine.files import Journal, items, write_text
-from videop2r.engine.paint import escaped, plain
+from videop2r.engine.paint import escaped, printable
 from videop2r.evaluate import _assessed, assess_one, by_kind, summarise
 from videop2r.health import Health
 from videop2r.judge import Judge, Verdict
@@ -143,10 +144,12 @@ def test_data_are_shown_letter_by_letter(text, capsys):
     survey = Survey()
     survey.see(Record(problem_type="OCR", data_type="video", data_source=text))
     shown = [Record(**free(problem=text, problem_id=text, path=text))._repr_markdown_(), survey._repr_markdown_(), Health([dict(step=0, skipped=text)] * 2)._repr_markdown_()]
+    shown.append(Audit({(text, "video"): dict(kind="unreadable", reason=text, records=[text])})._repr_markdown_())
+    shown.append(Audit({(text, "video"): dict(kind="good", note=text, records=[])})._repr_markdown_())
     for one in shown:
         assert "<img" not in one and "<script" not in one and "](http" not in one.replace(r"\](http", "") and "\x1b" not in one and "\u202e" not in one
         assert text.count("|") == 0 or "a | b" not in one
-    assert "\x1b" not in plain(text) and "\u202e" not in plain(text)
+    assert "\x1b" not in printable(text) and "\u202e" not in printable(text)
 
 def test_a_terminal_is_not_steered(tmp_path, capsys):
     record = dict(ROWS[0], problem="\x1b]0;owned\x07 \x1b[2J question", problem_type="\x1b[31mred")
@@ -155,4 +158,4 @@ def test_a_terminal_is_not_steered(tmp_path, capsys):
     said = capsys.readouterr()
     assert "\x1b" not in said.out + said.err and "\x07" not in said.out + said.err
 
-def test_a_line_stays_a_line(): assert plain("a\nb\tc") == "a\nb\tc" and "\n" not in escaped("a\nb")
+def test_a_line_stays_a_line(): assert printable("a\nb\tc") == "a\nb\tc" and "\n" not in escaped("a\nb")

@@ -11,7 +11,6 @@ from collections import Counter, deque
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from multiprocessing.connection import wait
 from pathlib import Path
 import psutil
@@ -22,7 +21,7 @@ from . import decode
 from .decode import read_media
 from .files import Journal, replacing
 from .images import is_local, picture_form
-from .paint import markdown_table
+from .paint import escaped, markdown_table
 from ..video import VideoError
 
 # %% ../../nbs/engine/audit.ipynb #198f22b5
@@ -302,8 +301,6 @@ class Audit:
         return kept, left_out
 
 # %% ../../nbs/engine/audit.ipynb #825adce1
-def _cell(text): return escape(_printable(text), quote=False).replace("|", "\\|")
-
 def _listed(names, rows, file, most=20):
     "A table of the first rows, and how many more a file holds."
     if not rows: return ""
@@ -313,9 +310,9 @@ def _listed(names, rows, file, most=20):
 @patch
 def _repr_markdown_(self: Audit):
     counts = ", ".join(f"{n:,} {kind}" for kind, n in self.kinds.most_common())
-    bad = [[_cell(row["path"]), row["kind"], _cell(row["reason"]), f"{len(row['records']):,}"]
+    bad = [[escaped(row["path"]), row["kind"], escaped(row["reason"]), f"{len(row['records']):,}"]
            for row in self.quarantine]
-    noted = [[_cell(path), _cell(row["note"])]
+    noted = [[escaped(path), escaped(row["note"])]
              for (path, _), row in self.rows.items() if row.get("note")]
     text = f"{len(self.rows):,} media: {counts or 'none'}."
     text += _listed(["path", "kind", "reason", "records"], bad, "quarantine.jsonl")

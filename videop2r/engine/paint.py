@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GROUND', 'INK', 'UNDERLINE', 'TEXT', 'WRONG', 'ARMS', 'ARM_INK', 'ABOVE', 'BELOW', 'UNKNOWN', 'STAGES', 'shade',
-           'token_html', 'legend_html', 'plain', 'escaped', 'markdown_table', 'png', 'png_uri', 'picture_html',
+           'token_html', 'legend_html', 'printable', 'escaped', 'markdown_table', 'png', 'png_uri', 'picture_html',
            'pipeline_picture']
 
 # %% ../../nbs/engine/paint.ipynb #86eb91c1
@@ -89,7 +89,7 @@ def legend_html(
 # %% ../../nbs/engine/paint.ipynb #253ad80c
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 
-def plain(text) -> str:
+def printable(text) -> str:
     "Text from elsewhere for a terminal: what would steer it is written as numbers."
     def number(found): return found[0].encode("unicode_escape", "surrogatepass").decode()
     return re.sub(r"[^\n\t]+", lambda line: _CONTROL.sub(number, line[0]), str(text))

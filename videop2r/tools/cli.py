@@ -16,11 +16,11 @@ from math import inf
 from typing import Annotated
 from fastcore.docments import docments
 from fastcore.script import anno_parser
-from ..engine.paint import plain
+from ..engine.paint import printable
 from ..engine.remote import without_secrets
 
 # %% ../../nbs/tools/cli.ipynb #bc2fd972
-def _say(text, **how): print(plain(text), **how)
+def _say(text, **how): print(printable(text), **how)
 
 # %% ../../nbs/tools/cli.ipynb #5eff1753
 def pair(text: str) -> tuple:
@@ -464,7 +464,7 @@ def _show_all():
     "What a console has no letter for is written as its number, and a warning is a line."
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
-    warnings.formatwarning = lambda message, *where: f"{plain(message)}\n"
+    warnings.formatwarning = lambda message, *where: f"{printable(message)}\n"
 
 def _nobody_reads():
     "Whoever read the output has gone, as `head` does: end quietly."
