@@ -6,7 +6,7 @@ from videop2r.data import Record, RecordError, missing, read_records, write_reco
 from videop2r.engine.audit import Audit
 from videop2r.engine.files import Journal, items, write_text
 from videop2r.engine.paint import escaped, printable
-from videop2r.evaluate import _assessed, assess_one, by_kind, summarise
+from videop2r.evaluate import _left_out, assess_one, by_kind, summarise
 from videop2r.health import Health
 from videop2r.judge import Judge, Verdict
 from videop2r.tools.cli import main
@@ -125,7 +125,7 @@ def test_data_commands_go_on_past_bad_rows(tmp_path, capsys, words):
 def test_an_evaluation_names_what_it_cannot_score_and_goes_on():
     judge, bad = Judge(lambda record, observation: Verdict(True)), Record.from_dict(free(problem_type="numerical", solution="many"))
     with pytest.raises(RecordError, match="record 'r1': .*'many'"): assess_one(bad, TRACE, judge)
-    with pytest.warns(UserWarning, match="left out: record 'r1'"): row = _assessed(bad, TRACE, judge)
+    with pytest.warns(UserWarning, match="left out: record 'r1'"): row = _left_out(bad, "lenient")
     fine = assess_one(Record.from_dict(free(problem_id="r2")), "a cat", judge, traced=False)
     assert summarise([row, fine])["answer"]["n"] == 1 and by_kind([row, fine]) == {"free-form": 1.}
 
