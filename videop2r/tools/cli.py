@@ -209,6 +209,21 @@ def _data_convert(
     from videop2r.tools.corpus import convert
     for file in convert(files, out, form, part, drop, _fault if skip_bad else None): _say(file)
 
+# %% ../../nbs/tools/cli.ipynb #c7f9e200
+@command()
+def _data_import(
+    table: str,          # questions as .csv, .tsv, or .xlsx with openpyxl; the first row names columns
+    media: Needed,       # folder of the clips
+    out: str = "records.jsonl", # to write
+    columns: str = "",   # where the guess is wrong, as in question=Frage,answer=Antwort
+):
+    "Make records of a table of questions; exit code 1 where a row could not be used"
+    from videop2r.tools.importing import import_table
+    given = dict(pair.partition("=")[::2] for pair in columns.split(",") if pair)
+    found = import_table(table, media, out, given)
+    _say(f"{found}\nwritten: {out}")
+    return 1 if found.faults else 0
+
 # %% ../../nbs/tools/cli.ipynb #fff4e713
 @command()
 def _data_audit(
