@@ -156,6 +156,30 @@ def _data_show(
     write_text(html, head + gallery(records, media))
     _say(f"with their media: {html}")
 
+# %% ../../nbs/tools/cli.ipynb #44a8839f
+def _pairs(text: str) -> dict:
+    "`a=b,c=d` as a dict."
+    parts = [part.partition("=") for part in text.split(",") if part.strip()]
+    if all(mark and name.strip() and value.strip() for name, mark, value in parts):
+        return {name.strip(): value.strip() for name, _, value in parts}
+    raise ArgumentTypeError(f"{text!r}: give pairs, as in question=Frage,answer=Antwort")
+
+@command()
+def _data_import(
+    table: str,            # .csv, .tsv, .xlsx, or .json and .jsonl of plain objects
+    media: Needed,         # folder of the clips
+    out: str = "records.jsonl", # .jsonl, .json, or either with .gz
+    columns: _pairs = None, # field=column,… where a column is not what was guessed
+    skip_bad: bool = False, # rows that are left out are no failure
+):
+    "Make records of a folder of clips and a table of questions; exit code 1 where a row is left out"
+    from videop2r.tools.importing import import_table, write_import
+    done = import_table(table, media, columns)
+    for row in done.rejected: _fault(f"row {row['row']}, column {row['column']!r}: {row['reason']}")
+    beside = write_import(done, out)
+    _say(f"{done._repr_markdown_()}\n\nrecords: {out}" + (f", left out: {beside}" if beside else ""))
+    return 1 if done.rejected and not skip_bad else 0
+
 # %% ../../nbs/tools/cli.ipynb #24a74862
 @command()
 def _data_check(
@@ -208,21 +232,6 @@ def _data_convert(
     "Write a set in another form"
     from videop2r.tools.corpus import convert
     for file in convert(files, out, form, part, drop, _fault if skip_bad else None): _say(file)
-
-# %% ../../nbs/tools/cli.ipynb #c7f9e200
-@command()
-def _data_import(
-    table: str,          # questions as .csv, .tsv, or .xlsx with openpyxl; the first row names columns
-    media: Needed,       # folder of the clips
-    out: str = "records.jsonl", # to write
-    columns: str = "",   # where the guess is wrong, as in question=Frage,answer=Antwort
-):
-    "Make records of a table of questions; exit code 1 where a row could not be used"
-    from videop2r.tools.importing import import_table
-    given = dict(pair.partition("=")[::2] for pair in columns.split(",") if pair)
-    found = import_table(table, media, out, given)
-    _say(f"{found}\nwritten: {out}")
-    return 1 if found.faults else 0
 
 # %% ../../nbs/tools/cli.ipynb #fff4e713
 @command()
