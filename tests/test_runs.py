@@ -88,7 +88,7 @@ def test_cards_are_kept_up(tmp_path):
         optimizer = torch.optim.AdamW(model.parameters())
         folder.restore(model, optimizer)
         folder.add(dict(step=0))
-        folder.publish(model, "best")
+        folder.save(model, optimizer, True)
         Held.rows = 1
         folder.save(model, optimizer)
     assert [(tmp_path / p / "README.md").read_text() for p in ("last", "best")] == ["last 1", "best 1"]

@@ -7,11 +7,12 @@ __all__ = ['TASKS', 'MEDIA', 'VIDEO_R1', 'OFFICIAL', 'missing', 'Record', 'read_
            'write_records', 'write_jsonl', 'write_parts', 'resolve']
 
 # %% ../nbs/1_method/1_data.ipynb #74ee6919
-import ast, copy, gzip, itertools, json, math, os, re
+import ast, copy, glob, gzip, itertools, json, math, os, re, shutil
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from fastcore.basics import patch
-from .engine.files import Journal, RecordError, items, kind_of, parts_of, replacing
+from .engine.files import (
+    Journal, RecordError, draft_of, items, kind_of, parts_of, replacing)
 from .engine.notation import choice, lettered, shown
 from .engine.paint import escaped, markdown_table
 
@@ -363,6 +364,15 @@ def write_jsonl(records, path) -> int: # how many were written
     return write_records(records, path)
 
 # %% ../nbs/1_method/1_data.ipynb #17fce28e
+def _drafts(records, folder, ends, size, form, drop):
+    "Write parts into a folder, numbered."
+    stream, folder = iter(records), Path(folder)
+    for n in itertools.count(1):
+        if (first := next(stream, None)) is None: return
+        part = itertools.chain([first], itertools.islice(stream, size - 1))
+        write_records(part, folder / f"{n}{ends}", form, drop)
+        yield folder / f"{n}{ends}"
+
 def write_parts(
     records,
     path,                   # as in rl.json.gz; the parts are rl.part1of3.json.gz, ...
@@ -373,14 +383,15 @@ def write_parts(
     "Write a set in parts of equal size; memory holds one record."
     path = Path(path)
     stem, ends = path.name.split(".")[0], "".join(path.suffixes)
-    stream, drafts = iter(records), []
-    while (first := next(stream, None)) is not None:
-        drafts.append(path.with_name(f".{stem}.{len(drafts) + 1}.{os.getpid()}{ends}"))
-        part = itertools.chain([first], itertools.islice(stream, size - 1))
-        write_records(part, drafts[-1], form, drop)
-    n = len(drafts)
-    names = [path.with_name(f"{stem}.part{i}of{n}{ends}") for i in range(1, n + 1)]
-    for draft, name in zip(drafts, names): draft.replace(name)
+    folder, named = draft_of(path), re.compile(rf"{re.escape(stem)}\.part\d+of\d+{re.escape(ends)}")
+    try:
+        drafts = list(_drafts(records, folder, ends, size, form, drop))
+        n = len(drafts)
+        names = [path.with_name(f"{stem}.part{i}of{n}{ends}") for i in range(1, n + 1)]
+        for old in path.parent.glob(f"{glob.escape(stem)}.part*"):
+            if named.fullmatch(old.name): old.unlink()
+        for draft, name in zip(drafts, names): draft.replace(name)
+    finally: shutil.rmtree(folder, ignore_errors=True)
     return names
 
 # %% ../nbs/1_method/1_data.ipynb #f4415add

@@ -99,7 +99,7 @@ class Learner:
             raise ValueError(f"no record to train on: {len(bad)} are in quarantine; {_why(bad)}")
         self.policy.eval() # no dropout: the policy that sampled and the one that learns are the same
         self.team = Team(self.policy.device, self.settings.trackers, self.out)
-        self.folder = RunFolder(self.out, self.facts, "rl", FREE, self.team, self.card)
+        self.folder = RunFolder(self.out, self.facts, "rl", FREE, self.team, self.card, "policy")
         self.params = [param for param in self.policy.model.parameters() if param.requires_grad]
         self.optimizer = torch.optim.AdamW(self.params, lr=self.settings.lr, weight_decay=0.)
         self.drawn, self.whole, self.stream = 0, True, None
@@ -157,9 +157,8 @@ def is_best(rows: list, n: int) -> bool:
 def save(self: Learner):
     "Write a checkpoint, unless an interruption fell between an update and its row."
     if not (self.whole and self.rows): return
-    self.folder.save(self.policy.model, self.optimizer, "policy")
-    if is_best(self.rows, self.settings.save_every):
-        self.folder.publish(self.policy.model, "best", "policy")
+    best = is_best(self.rows, self.settings.save_every)
+    self.folder.save(self.policy.model, self.optimizer, best)
 
 # %% ../../nbs/engine/learner.ipynb #cae02e4b
 @patch

@@ -232,9 +232,11 @@ class RunFolder:
         free=(),      # facts that may differ from those of what is there
         team: Team = None, # the processes at work; this one alone unless given
         card=None,    # called with an adapter's place, 'last' or 'best': text of its README.md
+        adapter=None, # name of the one that is kept; the active one unless given
     ):
         self.out, self.facts = out and Path(out), json.loads(json.dumps(facts))
-        self.kind, self.free, self.team, self.card = kind, free, team, card
+        self.kind, self.free, self.team = kind, free, team
+        self.card, self.adapter = card, adapter
         self.rows, self.bad, self.changes = [], [], []
         self.held, self.lock, self.metrics = None, None, None
 
@@ -364,30 +366,36 @@ def restore(self: RunFolder,
         set_weights(model, found["weights"])
         optimizer.load_state_dict(found["optimizer"])
         self.rows, self.bad, state = found["rows"], found["bad"], found["state"]
+        self._publish(model, found.get("is_best", False))
     elif insist: must_hold(self.out)
     self._journals()
     return state
 
 # %% ../../nbs/engine/runs.ipynb #81de209d
 @patch
-def save(self: RunFolder, model, optimizer, adapter=None, **state):
-    "Write the checkpoint and the adapter in `last`."
+def save(self: RunFolder,
+    model, optimizer,
+    is_best=False, # it is the best so far
+    **state,       # comes back from `restore`
+):
+    "Write the checkpoint, then the adapter in `last`, and in `best` where it is that."
     if not self.writes: return
     self.bind(step=len(self.rows))
     weights = {name: weight.cpu() for name, weight in weights_of(model).items()}
     found = dict(weights=weights, optimizer=optimizer.state_dict(), state=state)
-    found.update(rows=self.rows, bad=self.bad)
+    found.update(rows=self.rows, bad=self.bad, is_best=is_best)
     with replacing(self.checkpoint) as part: torch.save(found, part)
-    self.publish(model, "last", adapter)
-    if self.card and self.rows and (self.out / "best").is_dir():
-        write_text(self.out / "best" / "README.md", self.card("best"))
+    self._publish(model, is_best)
 
 @patch
-def publish(self: RunFolder, model, place, adapter=None): # place: 'last' or 'best'
-    "Write the adapter, with its card."
+def _publish(self: RunFolder, model, is_best):
+    "Write the adapters that are the checkpoint's, and the cards of both."
     if not self.writes: return
-    card = self.card(place) if self.card and self.rows else None
-    save_adapter(model, self.out / place, adapter, card)
+    def card(place): return self.card(place) if self.card and self.rows else None
+    for place in ("last", "best")[:1 + is_best]:
+        save_adapter(model, self.out / place, self.adapter, card(place))
+    if is_best or not (self.out / "best").is_dir() or not card("best"): return
+    write_text(self.out / "best" / "README.md", card("best"))
 
 # %% ../../nbs/engine/runs.ipynb #4a9ed203
 def _is_plain(value): return isinstance(value, (int, float, str))

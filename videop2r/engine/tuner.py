@@ -215,10 +215,10 @@ def start(self: Tuner, resume=False):
     self.folder.leave_out([dict(where=name, reason=why) for name, why in door.items()])
 
 @patch
-def save(self: Tuner):
+def save(self: Tuner, is_best=False):
     "Write a checkpoint; every rank calls it."
     rng = self.team.gather([rng_state()])
-    self.folder.save(self.model, self.optimizer, rng=rng, best=self.best)
+    self.folder.save(self.model, self.optimizer, is_best, rng=rng, best=self.best)
 
 # %% ../../nbs/engine/tuner.ipynb #1359751c
 @patch
@@ -354,13 +354,13 @@ def _warn(self: Tuner, row):
 # %% ../../nbs/engine/tuner.ipynb #6025c327
 @patch
 def keep(self: Tuner, row: dict):
-    "What is due after a step: a look at the validation set, a row, a checkpoint."
+    "What is due after a step: a look at the validation set, a row, a checkpoint (of a best too)."
     best = self._is_best(row)
     self._warn(row)
     self.folder.add(row)
-    if best: self.folder.publish(self.model, "best")
     done = row["step"] + 1
-    if done % self.settings.save_every == 0 or done == len(self.order): self.save()
+    due = done % self.settings.save_every == 0 or done == len(self.order)
+    if best or due: self.save(best)
 
 # %% ../../nbs/engine/tuner.ipynb #38697153
 @contextmanager

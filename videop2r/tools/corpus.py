@@ -231,6 +231,7 @@ def subset(
         raise ValueError(f"a subset of {n} was asked for and there are {there} records; "
                          f"ask for 1 to {there}")
     places = _places(sizes, n, seed)
+    (out / "manifest.json").unlink(missing_ok=True) # comes last: with it the folder is whole
     write_records(_pick(files, places, media), out / "records.json.gz", form)
     write_text(out / "media.txt", "".join(f"{path}\n" for path in sorted(media)))
     strata = [(*k, sizes[k], len(places[k])) for k in sorted(sizes)]

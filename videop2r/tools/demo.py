@@ -184,17 +184,18 @@ def _train_arm(run, arm):
     policy = _policy(run, run.out / "sft" / "last", run.out / "sft" / "last")
     prompts, records, bad = _prompts(run, policy, read_records(run.out / "rl.jsonl"))
     with torch.no_grad(): features = policy.see([each.visual for each in prompts])
-    sizes, seen = run.sizes.rl, {}
+    sizes, shown = run.sizes.rl, run.out / arm / "example.json"
     settings = replace(sizes, recipe=replace(sizes.recipe, credit=arm), seed=run.seed)
     def keep(step, row, rollout):
         if step < settings.steps - 1: return
         group = _telling(rollout)
         record = rollout.records[group]
-        seen.update(example(rollout, policy.coder, group))
+        seen = example(rollout, policy.coder, group)
         seen.update(path=record.path, data_type=record.data_type)
+        write_text(shown, json.dumps(seen)) # before the checkpoint: a kill may come after it
     given = (policy, records, prompts, features, ORACLE, settings, run.out / arm)
     rows = train_rl(*given, label=f"{arm:6}", hook=keep)
-    return dict(rows=rows, quarantine=bad, example=seen)
+    return dict(rows=rows, quarantine=bad, example=read_json(shown, {}))
 
 # %% ../../nbs/tools/demo.ipynb #4bf15a02
 def rl_arm(run: Run, arm: str, position: int):
@@ -307,7 +308,8 @@ def assemble(run: Run, done: dict) -> dict:
     told.update({key: found[key] for key in ("table", "compare", "by_kind")})
     told["example"] = _sheet(run, done["rl"]["pagrpo"]["example"])
     told["quarantine"] = [bad for source in sources for bad in source["quarantine"]]
-    return dict(told, notes=_notes(run, sft, rl, found))
+    lost = "The last step's responses are not shown: an interruption lost them."
+    return dict(told, notes=_notes(run, sft, rl, found) + [lost] * (not told["example"]))
 
 # %% ../../nbs/tools/demo.ipynb #aa973727
 def _gap(found): return f"{found['diff']:+.3f} [{found['lo']:+.3f}, {found['hi']:+.3f}]"

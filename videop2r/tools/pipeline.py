@@ -396,7 +396,6 @@ def conclude(self: _Run) -> Made:
         write_jsonl(self._kept(made, rejected), made.out / "kept.jsonl")
     with replacing(made.out / "quarantine.jsonl") as part:
         part.write_text("".join(map(_line, self.line.quarantine)), encoding="utf-8")
-    for old in made.out.glob("sft.part*of*.json.gz"): old.unlink()
     parts = write_parts(read_records(made.out / "kept.jsonl"), made.out / "sft.json.gz", drop=True)
     for file in (made.out / "rejected.jsonl", made.out / "kept.jsonl", *parts): private(file)
     return made
