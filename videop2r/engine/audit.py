@@ -8,7 +8,7 @@ __all__ = ['SUFFIXES', 'said_of', 'Apart', 'Audit', 'audit']
 # %% ../../nbs/engine/audit.ipynb #92e6d4ca
 import json, math, multiprocessing as mp, os, queue, signal, stat, time
 from collections import Counter, deque
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import wait
@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ..data import RecordError, resolve
 from . import decode
 from .decode import read_media
-from .files import Journal, replacing
+from .files import Journal, held, replacing
 from .images import is_local, picture_form
 from .paint import escaped, markdown_table
 from ..video import VideoError
@@ -346,6 +346,12 @@ def audit(
 ) -> Audit:
     "Open and sample every medium once; run again, it goes on. `ValueError` for no such folder."
     _check(media, workers=workers, seconds=seconds, frames=frames)
+    with held(out) if out else nullcontext():
+        return _audited(media, records, out, workers, seconds, frames, memory, read, quiet)
+
+# %% ../../nbs/engine/audit.ipynb #6ea888c0
+def _audited(media, records, out, workers, seconds, frames, memory, read, quiet):
+    "The audit of `audit`, in a folder that is its own."
     wanted = _wanted(records, media)
     journal = Journal(Path(out) / "audit.jsonl") if out else None
     rows, todo = _sort_out(wanted, media, frames, seconds, journal.rows if journal else [])

@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['check_trackers', 'own_device', 'Team', 'Interrupted', 'ctrl_c', 'digest', 'fingerprint', 'base_of', 'changed',
            'check_same', 'save_adapter', 'RunFolder', 'weights_of', 'set_weights', 'rng_state', 'set_rng', 'must_hold',
-           'peak_gb']
+           'end_with_parent', 'peak_gb']
 
 # %% ../../nbs/engine/runs.ipynb #a0f9de94
 import hashlib, json, os, random, shutil, signal, sys, threading
 from contextlib import contextmanager, suppress
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 import psutil
 import torch
 from fastcore.basics import patch
-from filelock import FileLock, Timeout
-from .files import Journal, read_json, replacing, write_json, write_text
+from .files import Journal, held, of_disk, read_json, replacing, write_json, write_text
 
 # %% ../../nbs/engine/runs.ipynb #117357b7
 def check_trackers(names):
@@ -200,10 +201,15 @@ def save_adapter(
     config = model.peft_config[adapter]
     base = config.base_model_name_or_path or ""
     if Path(base).is_dir(): config.base_model_name_or_path = str(Path(base).resolve())
-    model.save_pretrained(str(part), selected_adapters=[adapter], save_embedding_layers=False)
     made = part if adapter == "default" else part / adapter
-    if card: (made / "README.md").write_text(card, encoding="utf-8")
-    _sync_all(made)
+    try:
+        model.save_pretrained(str(part), selected_adapters=[adapter], save_embedding_layers=False)
+        if card: write_text(made / "README.md", card)
+        _sync_all(made)
+    except Exception as e:
+        error = of_disk(e, folder)
+        shutil.rmtree(part, ignore_errors=True)
+        raise error from e
     if folder.exists(): folder.rename(old)
     made.rename(folder)
     for path in (part, old): shutil.rmtree(path, ignore_errors=True)
@@ -252,13 +258,10 @@ class RunFolder:
 # %% ../../nbs/engine/runs.ipynb #277ddfb7
 @patch
 def _claim(self: RunFolder): # why it cannot be had
-    self.out.mkdir(parents=True, exist_ok=True)
-    self.lock = FileLock(self.out / ".lock")
-    try: self.lock.acquire(timeout=0)
-    except Timeout:
-        self.lock = None
-        said = "another process is at work in this folder; wait for it, or give another"
-        return f"{self.out}: {said}"
+    lock = held(self.out)
+    try: lock.__enter__()
+    except RuntimeError as e: return str(e)
+    self.lock = lock
     _mend(self.out)
 
 @patch
@@ -279,7 +282,7 @@ def __enter__(self: RunFolder):
 def __exit__(self: RunFolder, kind=None, *error):
     if kind is None and self.team:
         for tracker in self.team.accelerator.trackers: tracker.finish()
-    if self.lock: self.lock.release()
+    if self.lock: self.lock.__exit__(None, None, None)
 
 # %% ../../nbs/engine/runs.ipynb #3f86d45a
 @patch
@@ -430,6 +433,16 @@ def leave_out(self: RunFolder, found: list): # {"where", "reason"}, of all proce
     new = list({bad["where"]: bad for bad in found if bad["where"] not in known}.values())
     self.bad += new
     if new and self.writes: Journal(self.quarantine).add(*new)
+
+# %% ../../nbs/engine/runs.ipynb #cd28bcf5
+def end_with_parent():
+    "In a child: end as soon as the process that started it is gone, however that ended."
+    parent = parent_process()
+    if parent is None: return
+    def watch():
+        wait([parent.sentinel])
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
 
 # %% ../../nbs/engine/runs.ipynb #dd83af90
 def _held():

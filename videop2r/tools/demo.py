@@ -21,7 +21,7 @@ from ..engine.files import read_json, write_text
 from ..engine.learner import train_rl
 from ..engine.paint import png_uri
 from ..engine.reading import to_prompts
-from ..engine.runs import RunFolder, peak_gb
+from ..engine.runs import RunFolder, end_with_parent, peak_gb
 from ..engine.tuner import train_sft
 from ..evaluate import by_kind, difference, evaluate, summarise
 from ..judge import ORACLE
@@ -200,6 +200,7 @@ def _train_arm(run, arm):
 # %% ../../nbs/tools/demo.ipynb #4bf15a02
 def rl_arm(run: Run, arm: str, position: int):
     "One RL run in a process of its own; its result in `stages/<arm>.json`."
+    end_with_parent()
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // len(_ARMS)))
     os.environ["TQDM_POSITION"] = str(position)
     try: run.stage(arm, lambda: _train_arm(run, arm))
