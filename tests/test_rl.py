@@ -380,7 +380,7 @@ def test_run_from_files_leaves_out_what_does_not_open(tmp_path):
     write_jsonl([*records, replace(records[0], problem_id="lost", path="clips/none.mp4")], tmp_path / "r.jsonl")
     kw = dict(prompts=5, steps=1, g=2, limit=40, quiet=True)
     with pytest.warns(UserWarning, match="lost"): done = run_rl(tmp_path / "r.jsonl", SAMPLES, SAMPLES / "teacher", None, "base", tmp_path / "out", "tiny", **kw)
-    assert [b["where"] for b in done.quarantine] == ["lost"] and done.rows[0]["groups"] == 4 and "left out: lost" in done._repr_markdown_()
+    assert [b["where"] for b in done.quarantine] == ["lost"] and done.rows[0]["groups"] == 5 and "left out: lost" in done._repr_markdown_()
     with pytest.raises(ValueError, match="g was 2, now 3"): run_rl(tmp_path / "r.jsonl", SAMPLES, SAMPLES / "teacher", None, "base", tmp_path / "out", "tiny", **dict(kw, g=3))
     with pytest.raises(ValueError, match="holds no checkpoint"): run_rl(tmp_path / "r.jsonl", SAMPLES, SAMPLES / "teacher", None, "base", tmp_path / "none", "tiny", resume=True, **kw)
     with pytest.raises(ValueError, match="adapter_config.json"): run_rl(tmp_path / "r.jsonl", SAMPLES, SAMPLES / "teacher", tmp_path, "oracle", tmp_path / "o", "tiny", **kw)
