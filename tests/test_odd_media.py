@@ -1,5 +1,5 @@
 "Media as people bring them: odd clocks, odd colours, odd names, odd places, too many pixels, damaged caches, failing machines."
-import errno, io, json, os, random, subprocess, sys
+import errno, io, json, os, random, struct, subprocess, sys, zlib
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -174,6 +174,84 @@ def test_clear_frames_of_a_clip_show_the_ground(tmp_path):
         out.mux(stream.encode())
     frame = read_clip(tmp_path / "a.mov", 1).frames[0]
     assert frame[2, 2].tolist() == [255, 255, 255] and frame[16, 16].tolist() == [200, 0, 0]
+
+def lines_of(depth, kind, rows, further=b""):
+    "A PNG of 16 bits, byte by byte."
+    def part(name, data): return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    head = struct.pack(">IIBBBBB", rows.shape[1], rows.shape[0], depth, kind, 0, 0, 0)
+    raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows)
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + further + part(b"IDAT", zlib.compress(raw)) + part(b"IEND", b"")
+
+def test_a_colour_key_of_16_bits_is_clear(tmp_path):
+    rows = np.full((40, 40), 257 * 30)
+    rows[10:30, 10:30] = 257 * 120
+    key = b"tRNS" + struct.pack(">H", 257 * 30)
+    (tmp_path / "a.png").write_bytes(lines_of(16, 0, rows, struct.pack(">I", 2) + key + struct.pack(">I", zlib.crc32(key))))
+    frame = read_image(tmp_path / "a.png").frames[0]
+    assert frame[2, 2].tolist() == [255] * 3 and frame[20, 20].tolist() == [120] * 3
+
+def test_zeros_that_are_white(tmp_path):
+    values = np.full((40, 40), 60_000, np.uint16)
+    values[10:30, 10:30] = 5_000
+    Image.fromarray(values).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    frame = read_image(tmp_path / "a.tif").frames[0]
+    assert frame[2, 2, 0] == 255 - 233 and frame[20, 20, 0] == 255 - 19
+
+@pytest.mark.parametrize("profile", [b"no profile" * 20, ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()], ids=["damaged", "of light"])
+def test_inks_whose_profile_is_of_no_use(tmp_path, profile):
+    (tmp_path / "a.jpg").write_bytes(drawing("CMYK", (0, 0, 0, 0), (0, 0, 0, 255), format="JPEG", icc_profile=profile))
+    frame = read_image(tmp_path / "a.jpg").frames[0]
+    assert frame[2, 2].min() > 250 and frame[32, 32].max() < 5
+
+def test_damaged_notes_cost_no_picture(tmp_path):
+    (tmp_path / "a.webp").write_bytes(drawing("RGB", (250, 0, 0), (0, 0, 250), format="WEBP", lossless=True, exif=b"no notes at all"))
+    assert read_image(tmp_path / "a.webp").frames[0, 2, 2].tolist() == [250, 0, 0]
+
+@pytest.mark.parametrize("head, form", [(b"\0\0\0\x18ftypheic", "HEIC"), (b"8BPS\0\1", "Photoshop"), (b"%PDF-1.7\n", "PDF")])
+def test_forms_that_are_not_read_are_named(tmp_path, head, form):
+    (tmp_path / "a.jpg").write_bytes(head + bytes(60))
+    with pytest.raises(VideoError, match=f"it is {form}; save it as PNG or JPEG"): read_image(tmp_path / "a.jpg")
+
+@pytest.mark.parametrize("form", ["PPM", "QOI"])
+def test_stills_of_rarer_forms_are_no_videos(tmp_path, form):
+    Image.new("RGB", (40, 40), "green").save(tmp_path / "a.mp4", form)
+    with pytest.raises(VideoError, match=f"is a {form} picture, not a video"): read_clip(tmp_path / "a.mp4", 2)
+
+@pytest.mark.parametrize("decoder", decoders())
+@pytest.mark.parametrize("name, codec, form", [("a.webm", "libvpx-vp9", "yuva420p"), ("b.webm", "libvpx", "yuva420p"), ("a.mov", "png", "rgba"), ("a.mkv", "ffv1", "yuva420p")])
+def test_what_is_clear_in_a_clip_by_every_decoder(tmp_path, decoder, name, codec, form):
+    array = np.zeros((64, 64, 4), np.uint8)
+    array[16:48, 16:48] = (0, 180, 0, 255)
+    with av.open(str(tmp_path / name), "w") as out:
+        stream = out.add_stream(codec, rate=5, options={"auto-alt-ref": "0"} if codec == "libvpx" else {})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, form
+        for _ in range(4): out.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgba")))
+        out.mux(stream.encode())
+    clip = read_clip(tmp_path / name, 2, decoder=decoder)
+    for frame in clip.frames: assert frame[4, 4].min() > 250 and 160 < frame[32, 32, 1] < 200 > 20 + frame[32, 32, 0]
+    assert decoder == "pyav" or f"for {decoder} it may show the ground" in clip.note
+
+@pytest.mark.parametrize("matrix, corner", [((1, 0, 0, 1), (0, 0)), ((-1, 0, 0, 1), (0, 1)), ((1, 0, 0, -1), (1, 0)), ((-1, 0, 0, -1), (1, 1)),
+    ((0, 1, -1, 0), (0, 1)), ((0, -1, 1, 0), (1, 0)), ((0, 1, 1, 0), (0, 0)), ((0, -1, -1, 0), (1, 1))])
+def test_a_clip_is_turned_and_mirrored_as_its_camera_noted(tmp_path, matrix, corner):
+    array = np.zeros((48, 96, 3), np.uint8)
+    array[:24, :48] = 255 # one corner, so that no two ways look the same
+    with av.open(str(tmp_path / "a.mp4"), "w") as out:
+        stream = out.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 96, 48, "yuv420p"
+        for _ in range(3): out.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
+        out.mux(stream.encode())
+    def noted(across, down, across_too, down_too):
+        return np.array([across << 16, down << 16, 0, across_too << 16, down_too << 16, 0, 0, 0, 1 << 30], ">i4").tobytes()
+    whole = bytearray((tmp_path / "a.mp4").read_bytes())
+    at = whole.index(noted(1, 0, 0, 1), whole.index(b"tkhd"))
+    whole[at:at + 36] = noted(*matrix)
+    (tmp_path / "b.mp4").write_bytes(whole)
+    frame = read_clip(tmp_path / "b.mp4", 1, decoder="pyav").frames[0].mean(-1)
+    height, width = frame.shape
+    assert (width > height) == (not matrix[1])
+    light = frame.reshape(2, height // 2, 2, width // 2).mean((1, 3))
+    assert np.unravel_index(light.argmax(), (2, 2)) == corner
 
 def test_full_range_stays_full_range(tmp_path):
     path = film(tmp_path / "a.mp4", 3, codec="libx264", pix_fmt="yuvj420p", colour=(255, 255, 255))

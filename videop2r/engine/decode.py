@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from statistics import median
 import av, numpy as np
+from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from fastcore.basics import patch
 from PIL import Image, ImageOps
@@ -34,6 +35,15 @@ def _stream(box):
     if not found: raise VideoError("holds no video stream")
     return found[0]
 
+def _is_clear(form): # None where it is not known
+    return bool(form) and (form.name == "pal8" or any(part.is_alpha for part in form.components))
+
+def _decoding(stream): # -> a function from a packet to frames
+    "FFmpeg's own decoders of VP8 and VP9 leave out what is clear; libvpx reads it."
+    if stream.metadata.get("alpha_mode") != "1": return lambda packet: packet.decode()
+    name = dict(vp8="libvpx", vp9="libvpx-vp9")[stream.codec_context.name]
+    return av.CodecContext.create(name, "r").decode
+
 # %% ../../nbs/engine/decode.ipynb #110dc56b
 @dataclass(frozen=True)
 class Table:
@@ -44,6 +54,7 @@ class Table:
     rate: float     # mean frames a second
     size: tuple = (0, 0) # width and height of a frame as it is stored
     aspect: float = 1.   # width of a pixel over its height
+    clear: bool = False  # whether the ground may show through
     odd: str = ""   # why the packets cannot be trusted, and all frames have to be decoded
     note: str = ""  # what else there is to know
 
@@ -96,12 +107,14 @@ def table_of(path) -> Table:
         base, coder = float(stream.time_base or 0), stream.codec_context
         aspect, rate = float(stream.sample_aspect_ratio or 1), float(stream.average_rate or 0)
         size, hdr = (coder.width, coder.height), _HDR.get(int(coder.color_trc or 0))
+        clear = stream.metadata.get("alpha_mode") == "1" or _is_clear(coder.format)
     odd = broken or _oddity(packets, base)
     pts = sorted(p.pts for p in packets if p.pts is not None)
     keys = sorted({p.pts for p in packets if p.is_keyframe and p.pts is not None} or pts[:1])
     if not 0 < rate <= 1000: rate = 1 / _step(pts, base)
     note = f"its colours are {hdr} and look pale" if hdr else ""
-    return Table(pts, keys, base, rate, size, aspect if .25 <= aspect <= 4 else 1., odd, note)
+    aspect = aspect if .25 <= aspect <= 4 else 1.
+    return Table(pts, keys, base, rate, size, aspect, clear, odd, note)
 
 def _step(pts, base):
     "Seconds between two frames, by the median; a 25th where that cannot be told."
@@ -111,14 +124,22 @@ def _step(pts, base):
 # %% ../../nbs/engine/decode.ipynb #460cb6f2
 THREADS = "SLICE" # how FFmpeg shares out the work on one frame
 
+def _upright(array, frame):
+    "Turned and mirrored as the camera noted."
+    noted = frame.side_data.get(SideData.DISPLAYMATRIX)
+    if noted is None: return array
+    across, down, _, across_too, down_too = np.frombuffer(bytes(noted), np.int32)[:5]
+    if abs(down) > abs(across): # columns become rows
+        array, across, down_too = array.transpose(1, 0, 2), across_too, down
+    return array[::-1 if down_too < 0 else 1, ::-1 if across < 0 else 1]
+
 def _shown(path, frame, aspect):
     "RGB as a player shows it."
     check_size(path, frame.width, frame.height)
     wide = {} if aspect == 1 else dict(width=max(1, round(frame.width * aspect)), height=frame.height)
-    clear = any(part.is_alpha for part in frame.format.components) or frame.format.name == "pal8"
+    clear = _is_clear(frame.format)
     array = frame.to_ndarray(format="rgba" if clear else "rgb24", **wide)
-    if clear: array = on_ground(array)
-    return np.rot90(array, round((frame.rotation or 0) / 90) % 4)
+    return _upright(on_ground(array) if clear else array, frame)
 
 def _stack(frames):
     "Frames of one size: that of the first."
@@ -129,14 +150,18 @@ def _stack(frames):
     return np.stack(frames)
 
 # %% ../../nbs/engine/decode.ipynb #03d0b1fd
+def _frames(box, stream):
+    decode = _decoding(stream)
+    for packet in box.demux(stream): yield from decode(packet)
+
 def _walk(box, stream, wanted, keys):
     "Pairs of pts and frame for the wanted pts, in order, where they come. Without keys, from the start."
-    at, frames = None, box.decode(stream)
+    at, frames = None, _frames(box, stream)
     for want in wanted:
         before = bisect.bisect_right(keys, want)
         if before and (at is None or keys[before - 1] > at):
             box.seek(keys[before - 1], stream=stream)
-            frames = box.decode(stream)
+            frames = _frames(box, stream)
         for frame in frames:
             at = frame.pts
             if at is None: continue
@@ -170,8 +195,13 @@ try: import decord
 except ImportError: decord = None
 if decord: decord.logging.set_level(decord.logging.QUIET)
 
+def _check_plain(table):
+    "`VideoError` for a clip that only PyAV shows as a player does."
+    if table.aspect != 1: raise VideoError("has pixels that are not square")
+    if table.clear: raise VideoError("may show the ground")
+
 def _decord(path, table):
-    if table.aspect != 1: raise VideoError("its pixels are not square")
+    _check_plain(table)
     video = decord.VideoReader(path, num_threads=0)
     there, seen = len(table.pts), len(video)
     if there != seen: raise VideoError(f"holds {there} frames, of which decord finds {seen}")
@@ -183,7 +213,7 @@ def _decord(path, table):
     return get
 
 def _torchcodec(path, table):
-    if table.aspect != 1: raise VideoError("its pixels are not square")
+    _check_plain(table)
     from torchcodec.decoders import VideoDecoder
     video = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=0)
     return lambda indices: video.get_frames_at(indices).data.numpy()
@@ -216,14 +246,14 @@ def _decoded(path, lost: Counter):
     with _open(path) as box:
         stream = _stream(box)
         stream.thread_type = THREADS
-        packets = box.demux(stream)
+        packets, decode = box.demux(stream), _decoding(stream)
         while True:
             try: packet = next(packets)
             except (StopIteration, av.EOFError): return
             except av.FFmpegError: # of the container: nothing follows
                 lost["end"] = 1
                 return
-            try: frames = packet.decode()
+            try: frames = decode(packet)
             except av.FFmpegError:
                 lost["packets"] += bool(packet.size)
                 continue

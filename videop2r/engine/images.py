@@ -6,7 +6,7 @@
 __all__ = ['MAX_PIXELS', 'is_local', 'fault_of', 'head_of', 'picture_form', 'check_size', 'on_ground', 'read_image']
 
 # %% ../../nbs/engine/images.ipynb #fc40dc82
-import errno, io, os, re, stat, warnings
+import errno, io, os, re, stat, struct, warnings
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 from ..video import Clip, VideoError
@@ -55,6 +55,7 @@ def head_of(path) -> bytes: # the first 32
 # %% ../../nbs/engine/images.ipynb #17d967fa
 _STARTS = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP", b"II*\0": "TIFF",
            b"MM\0*": "TIFF", b"\0\0\0\x0cjP": "JPEG 2000", b"\xff\x4f\xff\x51": "JPEG 2000", b"\0\0\1\0": "ICO", b"%!PS": "PostScript",
+           b"qoif": "QOI", **{b"P%d\n" % kind: "PPM" for kind in range(1, 7)},
            b"%PDF": "PDF", b"8BPS": "Photoshop", b"\xc5\xd0\xd3\xc6": "PostScript"}
 _BRANDS = {b"avif": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF"}
 
@@ -85,23 +86,41 @@ def on_ground(rgba: np.ndarray) -> np.ndarray: # uint8 (h, w, 4) -> (h, w, 3)
     ground = 0. if light > 224 and alpha.mean() < 1 else 255.
     return (rgba[..., :3] * alpha + ground * (1 - alpha)).round().astype(np.uint8)
 
-def _grey(image):
+_PHOTOMETRIC = 262 # the tag of a TIFF that tells what its zeros are
+
+def _grey(image, inverse): # whether 0 is white
     "Grey of 16 bits in 8."
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
         raise VideoError("its numbers have no white of their own; save it with 8 bits")
-    return Image.fromarray((values / 257).round().astype(np.uint8))
+    grey, key = (values / 257).round().astype(np.uint8), image.info.get("transparency")
+    out = Image.fromarray(255 - grey if inverse else grey)
+    if isinstance(key, int): out.putalpha(Image.fromarray(np.uint8(255) * (values != key)))
+    return out
 
+# %% ../../nbs/engine/images.ipynb #7995b82a
 def _printed(image):
     "Inks as light, through the picture's own profile where it has one."
     profile = image.info.get("icc_profile")
     if image.mode == "CMYK" and not profile: return image.convert("RGB")
-    own = io.BytesIO(profile) if profile else ImageCms.createProfile("LAB")
-    return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    own = io.BytesIO(profile) if image.mode == "CMYK" else ImageCms.createProfile("LAB")
+    light = ImageCms.createProfile("sRGB")
+    try: return ImageCms.profileToProfile(image, own, light, outputMode="RGB")
+    except ImageCms.PyCMSError: # a profile damaged, or of another picture
+        if image.mode == "LAB": raise
+        return image.convert("RGB")
+
+def _upright(image):
+    "As the camera was held; damaged notes say nothing."
+    image.load()
+    try: image.getexif()
+    except (SyntaxError, ValueError, struct.error): return image
+    return ImageOps.exif_transpose(image)
 
 def _as_seen(image): # uint8 (h, w, 3)
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"): image = _grey(image)
+    inverse = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+    image = _upright(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"): image = _grey(image, inverse)
     if image.mode in ("CMYK", "LAB"): image = _printed(image)
     if image.has_transparency_data: return on_ground(np.asarray(image.convert("RGBA")))
     return np.asarray(image.convert("RGB"))
@@ -110,11 +129,18 @@ def _as_seen(image): # uint8 (h, w, 3)
 _FORMS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "QOI")
 Image.init() # all that Pillow was built with
 
+_UNREAD = ("PostScript", "PDF", "Photoshop", "HEIC", "HEIF")
+
+def _check_form(path):
+    form = picture_form(head_of(path))
+    if form not in _UNREAD: return
+    raise VideoError(f"{path}: cannot be read as an image: it is {form}; save it as PNG or JPEG")
+
 def read_image(
     path, # a picture file in one of the forms that only hold pixels
 ) -> Clip:
     "A picture as a clip of one frame; `VideoError` for a file missing, cut short, or no picture."
-    head_of(path)
+    _check_form(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore") # of damaged notes beside the pixels; size is checked here
