@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import psutil, pytest, torch
 from videop2r.engine import files
 from videop2r.engine.audit import audit
-from videop2r.engine.files import Journal, append, held, of_disk, replacing
+from videop2r.engine.files import Journal, append, claimed, of_disk, replacing
 from videop2r.engine.runs import RunFolder, save_adapter
 from videop2r.model import add_lora, load
 from videop2r.families import FAMILIES
@@ -62,7 +62,7 @@ def test_an_adapter_that_cannot_be_written_leaves_the_old_one_whole(tmp_path, fu
 def test_a_folder_in_use_is_refused_and_one_of_the_dead_is_not(tmp_path, work, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/.lock").write_text("left by the dead")
-    with held(tmp_path / "out"):
+    with claimed(tmp_path / "out"):
         try: code = work(tmp_path / "out")
         except RuntimeError as e: assert "another process is at work" in str(e)
         else: assert code == 1 and "another process is at work" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from types import SimpleNamespace
 from .cot import parse
 from .data import RecordError
-from .engine.notation import beyond_latin, choice, fold, plain, tokens
+from .engine.notation import beyond_latin, choice, fold, normal, tokens
 from .engine.numerals import numeral
 
 # %% ../nbs/1_method/3_scoring.ipynb #c36c5462
@@ -107,7 +107,7 @@ def _free_form(prediction, truth, options):
     return _overlap(prediction, truth, beyond_latin(truth))
 
 def _free_form_lenient(prediction, truth, options):
-    if plain(prediction) == plain(truth): return 1.
+    if normal(prediction) == normal(truth): return 1.
     return _overlap(prediction, truth, not truth.isascii())
 
 # %% ../nbs/1_method/3_scoring.ipynb #40da8342

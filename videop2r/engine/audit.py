@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ..data import RecordError, resolve
 from . import decode
 from .decode import read_media
-from .files import Journal, held, replacing
+from .files import Journal, claimed, replacing
 from .images import is_local, picture_form
 from .paint import escaped, markdown_table
 from ..video import VideoError
@@ -346,7 +346,7 @@ def audit(
 ) -> Audit:
     "Open and sample every medium once; run again, it goes on. `ValueError` for no such folder."
     _check(media, workers=workers, seconds=seconds, frames=frames)
-    with held(out) if out else nullcontext():
+    with claimed(out) if out else nullcontext():
         return _audited(media, records, out, workers, seconds, frames, memory, read, quiet)
 
 # %% ../../nbs/engine/audit.ipynb #6ea888c0

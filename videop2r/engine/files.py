@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'LARGEST', 'RATIO', 'SPARE', 'READERS', 'draft_of', 'of_disk', 'replacing', 'private', 'write_text',
-           'write_json', 'read_json', 'append', 'Journal', 'held', 'RecordError', 'kind_of', 'items', 'parts_of']
+           'write_json', 'read_json', 'append', 'Journal', 'claimed', 'RecordError', 'kind_of', 'items', 'parts_of']
 
 # %% ../../nbs/engine/files.ipynb #6e2e373b
 import codecs, errno, glob, gzip, json, os, platform, re, shutil, threading, warnings, zlib
@@ -149,7 +149,7 @@ def reset(self: Journal, rows: list):
 
 # %% ../../nbs/engine/files.ipynb #604d4062
 @contextmanager
-def held(folder): # made if it is not there
+def claimed(folder): # made if it is not there
     "Hold a folder against other processes: `RuntimeError` where one is at work in it."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ __all__ = ['Numeral', 'numerals', 'numeral']
 import math, re
 from functools import lru_cache
 from typing import NamedTuple
-from .notation import plain, read, stated
+from .notation import normal, read, stated
 
 # %% ../../nbs/engine/numerals.ipynb #63b0bed0
 _SCALES = dict(hundred=100, thousand=1e3, million=1e6, billion=1e9, trillion=1e12, dozen=12,
@@ -171,7 +171,7 @@ _SECOND = re.compile(r"\b(?:no|not|wait|actually|or|rather)\b|不", re.I)
 
 def _only(text):
     "The one number of a text that was read, in digits, words or both."
-    if (word := plain(text)) in _ALONE: return Numeral(_ALONE[word])
+    if (word := normal(text)) in _ALONE: return Numeral(_ALONE[word])
     items = _items(text)
     digits = [numeral for numeral, words in items if not words]
     found = digits or [numeral for numeral, _ in items]

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import torch
 from fastcore.basics import patch
-from .files import Journal, held, of_disk, read_json, replacing, write_json, write_text
+from .files import Journal, claimed, of_disk, read_json, replacing, write_json, write_text
 
 # %% ../../nbs/engine/runs.ipynb #117357b7
 def check_trackers(names):
@@ -258,7 +258,7 @@ class RunFolder:
 # %% ../../nbs/engine/runs.ipynb #277ddfb7
 @patch
 def _claim(self: RunFolder): # why it cannot be had
-    lock = held(self.out)
+    lock = claimed(self.out)
     try: lock.__enter__()
     except RuntimeError as e: return str(e)
     self.lock = lock

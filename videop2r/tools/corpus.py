@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from fastcore.basics import patch
-from ..engine.files import held, write_json, write_text
+from ..engine.files import claimed, write_json, write_text
 from ..engine.paint import INK, escaped, markdown_table
 from ..data import MEDIA, TASKS, RecordError
 from ..data import parts_of, read_records, resolve, write_parts, write_records
@@ -220,7 +220,7 @@ def subset(
 ) -> Subset:
     "A random part with the set's mix of strata; `ValueError` for a set of fewer than `n`."
     files = parts_of(path)
-    with held(out) as out: return _subset(path, files, n, out, seed, form, on_bad)
+    with claimed(out) as out: return _subset(path, files, n, out, seed, form, on_bad)
 
 def _subset(path, files, n, out, seed, form, on_bad):
     sizes, media, bad = Counter(), Counter(), []
