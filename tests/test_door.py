@@ -33,7 +33,7 @@ def test_one_rule_says_what_stands_for_nothing(value):
     with pytest.raises(RecordError, match="`solution` is empty"): read(free(solution=value))
     with pytest.raises(RecordError, match="`solution` is empty"): read(free(solution=f"<answer>{value if isinstance(value, str) else 'nan'}</answer>"))
     record, = read(free(options=value, observation=value, output=value, reward=value, select=value, data_source=value, answer=value))
-    assert (record.options, record.observation, record.output, record.reward, record.select, record.data_source) == ([], "", "", None, None, "")
+    assert (record.options, record.observation.strip(), record.output.strip(), record.reward, record.select, record.data_source.strip()) == ([], "", "", None, None, "")
     assert read(free(solution=value, answer="a dog"))[0].truth == "a dog"
     assert read(free(data_type=value))[0].data_type == "video"
 

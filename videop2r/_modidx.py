@@ -75,6 +75,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'videop2r.data._fail': ('1_method/data.html#_fail', 'videop2r/data.py'),
                                'videop2r.data._flag': ('1_method/data.html#_flag', 'videop2r/data.py'),
                                'videop2r.data._given': ('1_method/data.html#_given', 'videop2r/data.py'),
+                               'videop2r.data._is_blank': ('1_method/data.html#_is_blank', 'videop2r/data.py'),
                                'videop2r.data._is_choice': ('1_method/data.html#_is_choice', 'videop2r/data.py'),
                                'videop2r.data._labelled': ('1_method/data.html#_labelled', 'videop2r/data.py'),
                                'videop2r.data._line': ('1_method/data.html#_line', 'videop2r/data.py'),

@@ -141,6 +141,10 @@ def _extra(mapping):
     if isinstance(mapping.get("extra"), dict): return mapping["extra"] | unknown
     return unknown | {name: mapping[name] for name in ("extra",) if name in mapping}
 
+_WORDS = ("problem_type", "data_type") # of which a blank is none; a blank text stays as it is
+
+def _is_blank(value): return isinstance(value, str) and not value.strip()
+
 @patch(cls_method=True)
 def from_dict(
     cls: Record,
@@ -153,7 +157,8 @@ def from_dict(
         raise RecordError(f"{where}: is a {type(d).__name__}; {wanted}", where)
     d = {_whole(str(name), where, "extra"): _sound(value, where, str(name))
          for name, value in d.items()}
-    given = [name for name in _NAMES if name in d and not missing(d[name])]
+    given = [name for name in _NAMES if name in d and (_is_blank(d[name]) or not missing(d[name]))]
+    given = [name for name in given if name not in _WORDS or not missing(d[name])]
     known = {name: _READERS.get(name, _text)(d[name], where, name) for name in given}
     return cls(**known, extra=_extra(d), raw=d)
 

@@ -253,6 +253,7 @@ def _look(path, media, frames):
     except UnicodeEncodeError: return row("name", "the name is not UTF-8; rename the file")
     except RecordError as e: return row("outside", str(e).removeprefix("record: "))
     except OSError as e:
+        if is_local(e): raise
         return row("missing", f"cannot be found ({e.strerror}); fetch it, or check the media folder")
     if not stat.S_ISREG(about.st_mode): return row("missing", "is no file; fetch it")
     if not about.st_size: return row("empty", "the file is empty; fetch it again")

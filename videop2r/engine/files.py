@@ -21,7 +21,8 @@ def _sync(path):
     try: handle = os.open(path, how)
     except OSError: return
     try: os.fsync(handle)
-    except OSError: pass # some file systems have no such call
+    except OSError as e: # some file systems have no such call
+        if e.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT): raise
     finally: os.close(handle)
 
 # %% ../../nbs/engine/files.ipynb #72845fa4

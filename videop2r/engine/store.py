@@ -18,7 +18,7 @@ from .runs import RunFolder, check_same, digest
 # %% ../../nbs/engine/store.ipynb #d2db1a45
 def _size(path, media):
     try: return resolve(path, media).stat().st_size
-    except (OSError, ValueError): return None
+    except (FileNotFoundError, NotADirectoryError, ValueError): return None
 
 def identity(
     record: Record,
