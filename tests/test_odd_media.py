@@ -421,3 +421,106 @@ def test_an_audit_lists_no_medium_for_the_machine_s_fault(tmp_path):
     (tmp_path / "flag").unlink()
     again = subprocess.run([sys.executable, tmp_path / "run.py"], env=env, capture_output=True, text=True)
     assert again.returncode == 0 and "'good': 2" in again.stdout
+
+# ---- frames that are not there, and clocks that are wrong
+
+def without_packets(source, target, gone):
+    with av.open(str(source)) as box, av.open(str(target), "w") as out:
+        stream = box.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        for n, packet in enumerate(packet for packet in box.demux(stream) if packet.dts is not None):
+            if n in gone: continue
+            packet.stream = copy
+            out.mux(packet)
+    return Path(target)
+
+@pytest.mark.parametrize("name, codec", [("a.mp4", "libx264"), ("a.webm", "libvpx"), ("a.ts", "libx264"), ("a.avi", "mpeg4"), ("a.flv", "libx264")])
+def test_packets_that_are_missing_on_the_way_are_told(tmp_path, name, codec):
+    whole = film(tmp_path / name, codec=codec)
+    assert read_clip(whole, 8).note == ""
+    clip = read_clip(without_packets(whole, tmp_path / f"d{name}", (17, 18)), 8)
+    assert "frames missing on the way: 2" in clip.note and rising(clip.timestamps)
+
+@pytest.mark.parametrize("name, codec", [("a.mkv", "libx264"), ("a.webm", "libvpx"), ("a.flv", "libx264")])
+def test_a_clip_that_ends_before_its_time_says_so(tmp_path, name, codec):
+    whole = film(tmp_path / name, codec=codec).read_bytes()
+    (tmp_path / f"c{name}").write_bytes(whole[:len(whole) * 6 // 10])
+    clip = read_clip(tmp_path / f"c{name}", 8)
+    assert "its last frame is at" in clip.note and clip.note.endswith(("not at 3.9 s", "not at 4.0 s")) and clip.timestamps[-1] < 3
+
+@pytest.mark.parametrize("name, codec, size", [("a.mkv", "libx264", 900), ("a.webm", "libvpx", 900), ("a.mpg", "mpeg2video", 2000), ("a.wmv", "wmv2", 2000)])
+def test_an_overwritten_part_is_told(tmp_path, name, codec, size):
+    whole = bytearray(film(tmp_path / name, codec=codec, rate=25).read_bytes())
+    size = min(size, len(whole) // 5)
+    middle = len(whole) // 2
+    whole[middle:middle + size] = bytes(size)
+    (tmp_path / f"z{name}").write_bytes(whole)
+    clip = read_clip(tmp_path / f"z{name}", 8)
+    assert clip.note and rising(clip.timestamps)
+
+def test_an_uneven_clock_is_no_loss(tmp_path):
+    times = [0, 100, 200, 300, 600, 700, 800, 1100, 1500, 1600, 1700, 2500, 2600, 2700, 2800, 9000]
+    assert read_clip(film(tmp_path / "a.mkv", len(times), times=times), 8).note == ""
+
+@pytest.mark.parametrize("decoder", decoders())
+def test_what_an_edit_list_trims_is_not_shown_and_is_no_loss(tmp_path, decoder):
+    data = bytearray(film(tmp_path / "whole.mp4").read_bytes())
+    at = data.find(b"elst") + 12
+    data[at:at + 8] = struct.pack(">Ii", 1000, round(1.5 / table_of(tmp_path / "whole.mp4").base)) # one second, from 1.5 s on
+    (tmp_path / "trimmed.mp4").write_bytes(data)
+    clip, whole = read_clip(tmp_path / "trimmed.mp4", 10, decoder=decoder), read_clip(tmp_path / "whole.mp4", 40)
+    assert (clip.frames == whole.frames[15:25]).all() and clip.timestamps == pytest.approx([i / 10 for i in range(10)], abs=1e-3)
+    assert clip.note == "" if decoder == "pyav" else "by PyAV" in clip.note
+
+@pytest.mark.parametrize("decoder", decoders())
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_sound_that_goes_on_after_the_picture(tmp_path, name, decoder):
+    with av.open(str(tmp_path / name), "w") as out:
+        stream, sound = out.add_stream("libx264", rate=10, options={"g": "10", "bf": "0"}), out.add_stream("aac", rate=44100)
+        stream.width, stream.height, stream.pix_fmt = 160, 48, "yuv420p"
+        for i in range(40):
+            array = np.zeros((48, 160, 3), np.uint8)
+            array[:, 3 * i:3 * i + 8] = 255
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
+        out.mux(stream.encode())
+        for i in range(430):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.rate, frame.pts = 44100, 1024 * i
+            out.mux(sound.encode(frame))
+        out.mux(sound.encode())
+    clip = read_clip(tmp_path / name, 8, decoder=decoder)
+    assert "last frame" not in clip.note and np.array(places(clip)) == pytest.approx([3 * i for i in clip.indices], abs=9)
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_clock_of_90000_frames_a_second_is_no_clock(tmp_path, name):
+    clip = read_clip(film(tmp_path / name, rate=90000), 8)
+    assert clip.note and 1 <= clip.fps < 30 and 1 < clip.timestamps[-1] < 2 and rising(places(clip))
+
+def test_a_length_of_nothing_or_of_days_changes_nothing(tmp_path):
+    data, want = film(tmp_path / "a.mp4", 20).read_bytes(), read_clip(tmp_path / "a.mp4", 8)
+    for length in (0, 10 ** 9):
+        at = data.find(b"mdhd") + 20
+        (tmp_path / "b.mp4").write_bytes(data[:at] + struct.pack(">I", length) + data[at + 4:])
+        got = read_clip(tmp_path / "b.mp4", 8)
+        assert (got.frames == want.frames).all() and got.timestamps == want.timestamps
+
+@pytest.mark.parametrize("form", ["yuv444p", "yuv422p", "yuv420p10le"])
+def test_pixels_of_another_form_from_the_middle_on(tmp_path, form):
+    a = film(tmp_path / "a.ts", 20, form="mpegts").read_bytes()
+    (tmp_path / "both.ts").write_bytes(a + film(tmp_path / "b.ts", 20, form="mpegts", pix_fmt=form).read_bytes())
+    clip = read_clip(tmp_path / "both.ts", 40)
+    assert np.abs(clip.frames[:20].astype(int) - clip.frames[20:]).mean() < 3 and rising(clip.timestamps)
+
+@pytest.mark.skipif("decord" not in decoders(), reason="decord is not here")
+def test_a_decoder_that_fails_while_it_reads_is_told(tmp_path, monkeypatch):
+    real = decode.decord.VideoReader
+    class Failing(real):
+        def get_batch(self, indices): raise RuntimeError("cannot seek")
+    monkeypatch.setattr(decode.decord, "VideoReader", Failing)
+    clip = read_clip(film(tmp_path / "a.mp4"), 8, decoder="decord")
+    assert clip.note.count("read by PyAV, since for decord it") == 1 and rising(places(clip))
+
+def test_a_lack_of_memory_by_a_damaged_file_is_the_file_s(tmp_path, monkeypatch):
+    def broken(path): raise OSError(errno.ENOMEM, "Cannot allocate memory")
+    monkeypatch.setattr(decode, "table_of", broken)
+    with pytest.raises(VideoError, match="cannot be read as a video"): read_clip(film(tmp_path / "a.mp4", 3), 2)

@@ -7,7 +7,7 @@ __all__ = ['THREADS', 'DECODERS', 'DECODER', 'FAULTS', 'Table', 'table_of', 'Los
            'open_film', 'read_clip', 'read_media']
 
 # %% ../../nbs/engine/decode.ipynb #06aca429
-import bisect, importlib, os
+import bisect, importlib, os, re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -55,6 +55,8 @@ class Table:
     size: tuple = (0, 0) # width and height of a frame as it is stored
     aspect: float = 1.   # width of a pixel over its height
     clear: bool = False  # whether the ground may show through
+    span: float = 0. # seconds at which the last frame is by what the container states; 0: none
+    indexed: bool = True # whether a jump in the file is exact
     odd: str = ""   # why the packets cannot be trusted, and all frames have to be decoded
     note: str = ""  # what else there is to know
 
@@ -64,6 +66,7 @@ class Table:
         return [p * self.base - start for p in self.pts]
 
 # %% ../../nbs/engine/decode.ipynb #14300e7b
+_SHORT = 1 / 1001 # seconds between two frames, below which the clock is wrong
 _LONG = 3600 # seconds without a frame, in which the clock is wrong rather than the picture still
 
 def _oddity(packets, base):
@@ -76,11 +79,42 @@ def _oddity(packets, base):
         return "the clock falls back, as where two recordings were joined"
     if len(set(shown)) < len(shown): return "holds several frames of one time"
     shown.sort()
+    if (shown[-1] - shown[0]) * base < _SHORT * (len(shown) - 1):
+        return "its clock counts over 1,000 frames a second"
     if any((b - a) * base > _LONG for a, b in zip(shown, shown[1:])):
         return "the clock jumps by more than an hour"
     if not packets[0].is_keyframe and any(p.is_keyframe for p in packets):
         return "begins between two key frames"
     return "holds damaged packets" if any(p.is_corrupt for p in packets) else ""
+
+# %% ../../nbs/engine/decode.ipynb #a5ee2344
+_STATES = ("mov", "matroska", "avi", "flv", "asf") # of the others FFmpeg guesses the length
+_TAG = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")   # as Matroska writes it
+
+def _stated(box, stream):
+    "Seconds that the film lasts by its container; 0 where it does not say."
+    if box.format.name.split(",")[0] not in _STATES: return 0.
+    if stream.duration: return float(stream.duration * stream.time_base)
+    if said := _TAG.match(stream.metadata.get("DURATION", "")):
+        hours, minutes, seconds = map(float, said.groups())
+        return 3600 * hours + 60 * minutes + seconds
+    return (box.duration or 0) / av.time_base if len(box.streams) == 1 else 0.
+
+def _missing(times):
+    "How many frames an even clock has left out; 0 for one that varies."
+    steps = np.diff(times)
+    if not len(steps) or not (step := np.median(steps)) > 0: return 0
+    counts = np.round(steps / step)
+    gaps = counts[counts > 1]
+    even = np.abs(steps / step - counts).max() < .2 and len(gaps) <= len(steps) / 10
+    return int((gaps - 1).sum()) if even else 0
+
+def _losses(times, span, counted=0):
+    "What a clock shows to be lost, beyond the frames that are counted already; a list of texts."
+    told, gone, end = [], _missing(times) - counted, times[-1]
+    if gone > 0: told.append(f"frames missing on the way: {gone}; those after them may be damaged")
+    if end < .9 * span: told.append(f"its last frame is at {end:.1f} s, not at {span:.1f} s")
+    return told
 
 # %% ../../nbs/engine/decode.ipynb #777063a2
 _HDR = {16: "PQ", 18: "HLG"} # transfer functions, as FFmpeg counts them
@@ -93,33 +127,39 @@ def _read(box, stream): # packets, whether they end before their time
         except (StopIteration, av.EOFError): return found, ""
         except av.FFmpegError: return found, "holds a damaged part"
 
-def _check_whole(there, promised):
+def _check_whole(packets, box, stream):
+    there, promised = sum(p.size > 0 for p in packets), stream.frames
+    if box.format.name.startswith("mov"): # its index leaves out what an edit list trims
+        promised = min(promised, len(stream.index_entries))
     if there >= .9 * promised: return # its last frames may be lost
     raise VideoError(f"is cut short: holds {there} of the {promised} frames that its index names")
 
+# %% ../../nbs/engine/decode.ipynb #9875a0c3
 def table_of(path) -> Table:
     "What a file's packets say; `VideoError` or a fault of FFmpeg's for a file without a video stream."
     with _open(path) as box:
         stream = _stream(box)
         packets, broken = _read(box, stream)
-        _check_whole(sum(p.size > 0 for p in packets), stream.frames)
-        packets = [p for p in packets if p.size and not p.is_discard]
+        _check_whole(packets, box, stream)
+        packets = [p for p in packets if p.size]
         base, coder = float(stream.time_base or 0), stream.codec_context
         aspect, rate = float(stream.sample_aspect_ratio or 1), float(stream.average_rate or 0)
         size, hdr = (coder.width, coder.height), _HDR.get(int(coder.color_trc or 0))
         clear = stream.metadata.get("alpha_mode") == "1" or _is_clear(coder.format)
+        indexed = box.format.name not in ("mpegts", "mpeg")
+        span = max(0., _stated(box, stream) - (packets[-1].duration or 0) * base) if packets else 0.
     odd = broken or _oddity(packets, base)
-    pts = sorted(p.pts for p in packets if p.pts is not None)
+    pts = sorted(p.pts for p in packets if p.pts is not None and not p.is_discard)
     keys = sorted({p.pts for p in packets if p.is_keyframe and p.pts is not None} or pts[:1])
-    if not 0 < rate <= 1000: rate = 1 / _step(pts, base)
+    if not 1 / _LONG < rate <= 1000: rate = 1 / _step(pts, base)
     note = f"its colours are {hdr} and look pale" if hdr else ""
     aspect = aspect if .25 <= aspect <= 4 else 1.
-    return Table(pts, keys, base, rate, size, aspect, clear, odd, note)
+    return Table(pts, keys, base, rate, size, aspect, clear, span, indexed, odd, note)
 
 def _step(pts, base):
     "Seconds between two frames, by the median; a 25th where that cannot be told."
     steps = [(b - a) * base for a, b in zip(pts, pts[1:]) if b > a]
-    return median(steps) if steps else 1 / 25
+    return median(steps) if steps and median(steps) > _SHORT else 1 / 25
 
 # %% ../../nbs/engine/decode.ipynb #460cb6f2
 THREADS = "SLICE" # how FFmpeg shares out the work on one frame
@@ -202,6 +242,7 @@ def _check_plain(table):
 
 def _decord(path, table):
     _check_plain(table)
+    if not table.indexed: raise VideoError("has no index to jump by")
     video = decord.VideoReader(path, num_threads=0)
     there, seen = len(table.pts), len(video)
     if there != seen: raise VideoError(f"holds {there} frames, of which decord finds {seen}")
@@ -292,20 +333,22 @@ def _what(lost):
     found = [f"{lost[key]} {name}" if key != "end" else name for key, name in named.items() if lost[key]]
     return f"; without {', '.join(found)}" if found else ""
 
-def _all_of(path, table, why): # Table, decoder
+def _all_of(path, table, why): # Table, decoder, what was lost
     "The slow way through a file; `VideoError` where nothing can be decoded."
     times, fine, lost = _tally(path)
     if not times: raise VideoError(f"{why}, and none of its frames can be decoded")
     places = [i for i, good in enumerate(fine) if good]
-    micro = [round(time * 1e6) for time in mended(times, 1 / table.rate)]
-    note = f"{why}: read frame by frame, {len(times)} frames{_what(lost)}"
+    clock = mended([None] * len(times) if "over 1,000" in why else times, 1 / table.rate)
+    said = [f"{why}: read frame by frame, {len(times)} frames{_what(lost)}"]
+    said += _losses(clock, table.span, lost.total())
     def get(indices):
         wanted, found = {places[i] for i in indices}, {}
         for place, frame in enumerate(_decoded(path, Counter())):
             if place in wanted: found[place] = _shown(path, frame, table.aspect)
             if len(found) == len(wanted): break
         return _stack([found[places[i]] for i in indices])
-    return replace(table, pts=micro, keys=[], base=1e-6, note=note), get
+    micro = [round(time * 1e6) for time in clock]
+    return replace(table, pts=micro, keys=[], base=1e-6), get, said
 
 # %% ../../nbs/engine/decode.ipynb #6c235204
 FAULTS = (RuntimeError, ValueError, IndexError, OSError, av.FFmpegError)
@@ -324,22 +367,28 @@ class Film:
     path: str
     table: Table = field(repr=False)
     get: Callable = field(repr=False) # indices -> frames, uint8, f h w c
+    said: list = field(default_factory=list, repr=False) # what was mended or lost, as it shows
     timestamps: list = field(default=None, repr=False) # seconds, of every frame in the file
     last: Clip = field(default=None, repr=False)
 
     def __post_init__(self): self.timestamps = self.table.times
 
-def _decoder(path, table, decoder): # Table, with a note; the decoder's function
+def _decoder(path, table, decoder): # Table, the decoder's function, what is to be said of both
     "The decoder of a film, or PyAV where it cannot read this one."
     name, opened = decoder or DECODER, decoder_of(decoder)
-    if opened is _pyav: return table, _pyav(path, table)
-    safe = _pyav(path, table)
+    safe, said = _pyav(path, table), _losses(table.times, table.span)
+    if opened is _pyav: return table, safe, said
+    def by_pyav(error):
+        what = str(error).splitlines()[0] if isinstance(error, VideoError) else "has a damaged part"
+        if not any("by PyAV" in text for text in said):
+            said.append(f"read by PyAV, since for {name} it {what}")
+        return safe
     try: fast = opened(path, table)
-    except FAULTS as e: return replace(table, note=f"read by PyAV, since for {name} it {e}"), safe
+    except FAULTS as e: return table, by_pyav(e), said
     def get(indices):
         try: return fast(indices)
-        except FAULTS: return safe(indices)
-    return table, get
+        except FAULTS as e: return by_pyav(e)(indices)
+    return table, get, said
 
 # %% ../../nbs/engine/decode.ipynb #e671177f
 def open_film(
@@ -373,7 +422,8 @@ def pick(
     except Lost: raise
     except FAULTS as e: raise fault_of(self.path, "a video", e) from e
     times = [round(self.timestamps[i], 6) for i in indices]
-    rate, note = sampled_fps(times, self.table.rate), self.table.note
+    rate = sampled_fps(times, self.table.rate)
+    note = "; ".join(filter(None, [*self.said, self.table.note]))
     self.last = Clip(frames, rate, list(indices), times, self.path, note=note)
     return self.last
 

@@ -14,6 +14,7 @@ from ..video import Clip, VideoError
 # %% ../../nbs/engine/images.ipynb #42c4983b
 _LOCAL = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOSPC,
           errno.ETIMEDOUT}
+_OF_EITHER = {errno.EIO, errno.ENOMEM} # a damaged file makes FFmpeg say so too
 
 def is_local(error) -> bool:
     "Whether an error is the machine's and not the file's."
@@ -27,7 +28,7 @@ def _reads(path):
 def fault_of(path, what: str, error: Exception) -> Exception: # to be raised
     "A `VideoError` that names the file and the remedy, or the machine's own `OSError`."
     if is_local(error):
-        if error.errno != errno.EIO:
+        if error.errno not in _OF_EITHER or isinstance(error, MemoryError):
             return OSError(error.errno, f"{os.strerror(error.errno)}; try again", str(path))
         try: _reads(path)
         except OSError as e: return e
