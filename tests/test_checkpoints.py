@@ -158,7 +158,7 @@ def run(tmp_path_factory):
     return words, out / "run"
 
 @pytest.mark.parametrize("name, data, why", [
-    ("checkpoint.pt", b"", "is empty, cut"), ("checkpoint.pt", b"\0" * 999, "is empty, cut"), ("checkpoint.pt", None, "no checkpoint of a run here"), ("settings.json", b"", "is not JSON"), ("settings.json", b"[]", "holds no settings"),
+    ("checkpoint.pt", b"", "is empty, cut"), ("checkpoint.pt", b"\0" * 999, "is empty, cut"), ("checkpoint.pt", None, "no checkpoint of a run"), ("settings.json", b"", "is not JSON"), ("settings.json", b"[]", "holds no settings"),
     ("settings.json", b"{}", "holds no settings"), ("metrics.jsonl", b"{\n{}\n", "is not JSON")])
 def test_damaged_state_is_named_with_a_remedy(run, tmp_path, capsys, name, data, why):
     words, whole = run

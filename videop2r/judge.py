@@ -12,8 +12,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 import torch
 from . import sampling # gives a Policy its `sample`
-from .data import Journal, Record
-from .engine.files import private
+from .data import Record
+from .engine.files import Journal, private, sealed, unsealed
 from .engine.notation import shown
 from .engine.remote import chat_of, is_remote, spoken, without_secrets
 from .engine.prose import sight, states_answer
@@ -246,18 +246,28 @@ def recording(judge: Judge, path) -> Judge:
     def ask(record, observation):
         v = judge(record, observation)
         kept = dict(yes=v.yes, reason=v.reason, cost=v.cost)
-        journal.add(dict(problem_id=record.problem_id, observation=observation, **kept))
+        asked = dict(problem_id=record.problem_id, observation=observation)
+        journal.add(sealed(asked | kept))
         return v
     return Judge(ask, judge.name)
 
+def _verdict_in(row): # (record's id, observation), Verdict
+    row = unsealed(row)
+    if row["yes"] not in (True, False, None): raise ValueError("`yes` is not true, false or null")
+    return (row["problem_id"], row["observation"]), Verdict(row["yes"], row["reason"])
+
 def recorded(path) -> Judge:
-    "Verdicts on file."
-    journal = Journal(path)
-    rows = {(row["problem_id"], row["observation"]): row for row in journal.rows}
+    "Verdicts on file; `ValueError` names a line that holds none."
+    found, journal = {}, Journal(path)
+    for n, row in enumerate(journal.rows, 1):
+        try: asked, verdict = _verdict_in(row)
+        except (ValueError, KeyError, TypeError) as e:
+            why = f"{path}:{n}: is no verdict ({e})"
+            raise ValueError(f"{why}; restore the line or delete it") from None
+        found[asked] = verdict
     def ask(record, observation):
-        row = rows.get((record.problem_id, observation))
-        if row: return Verdict(row["yes"], row["reason"])
-        return Verdict(None, f"no verdict on file for record {record.problem_id!r} and this observation")
+        none = f"no verdict on file for record {record.problem_id!r} and this observation"
+        return found.get((record.problem_id, observation), Verdict(None, none))
     return Judge(ask, f"recorded in {journal.path.name}")
 
 # %% ../nbs/3_training/1_judge.ipynb #c477eeda

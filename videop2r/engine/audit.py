@@ -6,7 +6,7 @@
 __all__ = ['SUFFIXES', 'said_of', 'Apart', 'Audit', 'audit']
 
 # %% ../../nbs/engine/audit.ipynb #92e6d4ca
-import json, math, multiprocessing as mp, os, queue, signal, stat, time
+import json, math, multiprocessing as mp, os, queue, signal, stat, time, warnings
 from collections import Counter, deque
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
@@ -19,13 +19,10 @@ from tqdm.auto import tqdm
 from ..data import RecordError, resolve
 from . import decode
 from .decode import read_media
-from .files import Journal, claimed, replacing
+from .files import Journal, claimed, replacing, sealed, unsealed
 from .images import is_local, picture_form
-from .paint import escaped, markdown_table
+from .paint import escaped, markdown_table, printable
 from ..video import VideoError
-
-# %% ../../nbs/engine/audit.ipynb #198f22b5
-def _printable(text): return str(text).encode(errors="backslashreplace").decode()
 
 # %% ../../nbs/engine/audit.ipynb #6c16b769
 def said_of(error: Exception, path) -> dict: # kind and reason
@@ -36,7 +33,7 @@ def said_of(error: Exception, path) -> dict: # kind and reason
     if is_local(error): return dict(kind="machine", errno=error.errno, reason=error.strerror)
     name = "" if isinstance(error, VideoError) else f"{type(error).__name__}: "
     first = (str(error).removeprefix(f"{path}: ").splitlines() or [""])[0]
-    return dict(kind="unreadable", reason=_printable(name + first[:300]))
+    return dict(kind="unreadable", reason=printable(name + first[:300]))
 
 def _answer(read, frames, path, kind):
     try:
@@ -272,6 +269,20 @@ def _sort_out(wanted, media, frames, seconds, known):
         else: todo.append(((medium, key), (str(full), medium[1])))
     return rows, todo
 
+# %% ../../nbs/engine/audit.ipynb #d57fcee2
+def _whole_rows(journal):
+    "The rows that are as they were written; the media of others are read again."
+    found, changed = [], 0
+    for row in journal.rows:
+        try:
+            row = unsealed(row)
+            row["path"], row["data_type"], row["kind"] # as every finding has
+        except (ValueError, TypeError, KeyError): changed += 1
+        else: found.append(row)
+    if changed: warnings.warn(f"{journal.path}: {changed} lines are not as they were written; "
+                              "their media are read again")
+    return found
+
 # %% ../../nbs/engine/audit.ipynb #16c7bd7b
 @dataclass
 class Audit:
@@ -355,7 +366,7 @@ def _audited(media, records, out, workers, seconds, frames, memory, read, quiet)
     "The audit of `audit`, in a folder that is its own."
     wanted = _wanted(records, media)
     journal = Journal(Path(out) / "audit.jsonl") if out else None
-    rows, todo = _sort_out(wanted, media, frames, seconds, journal.rows if journal else [])
+    rows, todo = _sort_out(wanted, media, frames, seconds, _whole_rows(journal) if journal else [])
     make = partial(_Worker, seconds, memory, partial(_answer, read, frames))
     failed = {} # for the machine's own fault: not a finding
     bar = dict(total=len(wanted), initial=len(rows), desc="media", disable=quiet)
@@ -365,7 +376,7 @@ def _audited(media, records, out, workers, seconds, frames, memory, read, quiet)
                 if found["kind"] == "machine": failed[medium[0]] = found["reason"]
                 if found["kind"] == "machine": continue
                 rows[medium] = dict(found, path=medium[0], data_type=medium[1], key=key)
-                if journal: journal.add(rows[medium])
+                if journal: journal.add(sealed(rows[medium]))
     finally: # also of what is finished, if it was interrupted
         known = {medium: dict(rows[medium], records=ids)
                  for medium, ids in wanted.items() if medium in rows}

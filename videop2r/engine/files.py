@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'LARGEST', 'RATIO', 'SPARE', 'READERS', 'draft_of', 'of_disk', 'replacing', 'private', 'write_text',
-           'write_json', 'read_json', 'append', 'Journal', 'claimed', 'RecordError', 'kind_of', 'items', 'parts_of']
+           'write_json', 'read_json', 'append', 'sealed', 'unsealed', 'Journal', 'claimed', 'RecordError', 'kind_of',
+           'items', 'parts_of']
 
 # %% ../../nbs/engine/files.ipynb #6e2e373b
 import codecs, errno, glob, gzip, json, os, platform, re, shutil, threading, warnings, zlib
@@ -116,6 +117,19 @@ def append(file, rows) -> list: # bytes of each row
     except OSError as e: why = e.errno
     with suppress(OSError): file.truncate(start)
     raise OSError(why, f"{os.strerror(why)}; the row was not kept: make room and run again", str(file.name))
+
+# %% ../../nbs/engine/files.ipynb #0ea5aba0
+def _sum(row): return f"{zlib.crc32(json.dumps(row, sort_keys=True).encode()):08x}"
+
+def sealed(row: dict) -> dict:
+    "The row with a `sum` of what is in it."
+    return dict(row, sum=_sum(row))
+
+def unsealed(row: dict) -> dict:
+    "The row without its `sum`; `ValueError` where they differ. A row without one is taken as it is."
+    row = dict(row)
+    if row.pop("sum", None) in (None, _sum(row)): return row
+    raise ValueError("it is not as it was written")
 
 # %% ../../nbs/engine/files.ipynb #a7dbae86
 class Journal:

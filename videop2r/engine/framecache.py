@@ -16,8 +16,8 @@ from .files import replacing
 from ..video import Clip
 
 # %% ../../nbs/engine/framecache.ipynb #0270dab9
-def _pack(clip):
-    about = dict(shape=clip.frames.shape, fps=clip.fps, indices=clip.indices, kind=clip.kind,
+def _pack(clip, entry):
+    about = dict(entry=entry.name, shape=clip.frames.shape, fps=clip.fps, indices=clip.indices, kind=clip.kind,
                  timestamps=clip.timestamps, note=clip.note)
     head, frames = json.dumps(about).encode() + b"\n", np.ascontiguousarray(clip.frames)
     return b"%08x " % crc32(frames, crc32(head)), head, frames
@@ -27,6 +27,7 @@ def _unpack(file, path):
     told, head, frames = file.read(9), file.readline(), file.read()
     if told != b"%08x " % crc32(frames, crc32(head)): raise ValueError("is damaged")
     about = json.loads(head)
+    if about.pop("entry", "") != Path(file.name).name: raise ValueError("holds another entry")
     frames = np.frombuffer(frames, np.uint8).reshape(about.pop("shape"))
     return Clip(frames, path=str(path), **about)
 
@@ -66,7 +67,7 @@ def kept(
     else:
         self.misses += 1
         clip = make()
-        self._put(entry, _pack(clip))
+        self._put(entry, _pack(clip, entry))
     return clip
 
 # %% ../../nbs/engine/framecache.ipynb #8b0e7fad

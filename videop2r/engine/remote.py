@@ -11,6 +11,7 @@ import base64, hashlib, json, math, os, re, sqlite3, threading, time, warnings, 
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit
@@ -38,6 +39,8 @@ def key_of(*parts) -> str:
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
+def _sum(key, text): return f"{zlib.crc32(f'{key} {text}'.encode()):08x} {text}"
+
 class Cache:
     "Replies by key, in one SQLite file that only its owner reads."
     def __init__(self, path):
@@ -48,6 +51,7 @@ class Cache:
     def _ask(self, command, *values):
         try:
             connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            connection.text_factory = partial(str, encoding="utf-8", errors="replace")
             with closing(connection) as base: return base.execute(command, values).fetchone()
         except sqlite3.Error as e:
             remedy = "make room, or move the file away: what it holds is asked again"
@@ -55,12 +59,17 @@ class Cache:
 
     def get(self, key: str) -> dict | None:
         row = self._ask("select reply from replies where key = ?", key)
-        try: return json.loads(row[0]) if row else None
-        except (ValueError, TypeError): return None # damaged: asked again
+        if not row: return None
+        text = str(row[0])[9:]
+        try:
+            if row[0] == _sum(key, text): return json.loads(text)
+        except ValueError: pass
+        warnings.warn(f"{self.path}: a kept reply is not as it was written; it is asked for again")
+        return None
 
     def put(self, key: str, reply: dict):
         "Keep a reply; one that cannot be kept is still given, with a warning."
-        row = key, json.dumps(reply)
+        row = key, _sum(key, json.dumps(reply))
         try: self._ask("insert or replace into replies values (?, ?)", *row)
         except OSError as e: warnings.warn(str(e), stacklevel=2)
 

@@ -8,7 +8,7 @@ __all__ = ['check_trackers', 'own_device', 'Team', 'Interrupted', 'ctrl_c', 'dig
            'end_with_parent', 'peak_gb']
 
 # %% ../../nbs/engine/runs.ipynb #a0f9de94
-import hashlib, json, os, random, shutil, signal, sys, threading
+import hashlib, json, os, random, shutil, signal, sys, threading, zipfile
 from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
@@ -341,14 +341,17 @@ def must_hold(out):
 _PARTS = {"weights", "optimizer", "rows", "bad", "state"}
 
 def _read_checkpoint(path):
-    "`ValueError` for a file that is empty, cut, or no checkpoint of ours."
-    try: found = torch.load(path, map_location="cpu", weights_only=True)
+    "`ValueError` for a file that is empty, cut, changed, or no checkpoint of ours."
+    try:
+        with zipfile.ZipFile(path) as box: changed = box.testzip() # torch passes its sums over
+        if changed: raise ValueError
+        found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e: # whatever a damaged file makes of itself
         if isinstance(e, OSError) and e.errno: raise
         found = type(e).__name__
     if isinstance(found, dict) and _PARTS <= set(found): return found
     why = f" ({found})" if isinstance(found, str) else ""
-    raise ValueError(f"{path}: is empty, cut, or no checkpoint of a run here{why}; restore it, "
+    raise ValueError(f"{path}: is empty, cut, changed, or no checkpoint of a run{why}; restore it, "
                      "or remove it to start this run again from its first step")
 
 @patch

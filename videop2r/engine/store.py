@@ -6,13 +6,13 @@
 __all__ = ['identity', 'Store', 'Ledger', 'Shard', 'merge']
 
 # %% ../../nbs/engine/store.ipynb #a25d9553
-import json, os, threading
+import json, tempfile, threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from fastcore.basics import patch
 from ..data import Record, resolve
-from .files import append, private, read_json
+from .files import append, private, read_json, sealed, unsealed, write_text
 from .runs import RunFolder, check_same, digest
 
 # %% ../../nbs/engine/store.ipynb #d2db1a45
@@ -45,7 +45,7 @@ class Store(Mapping):
         with open(self.path, "rb") as file:
             for n, line in enumerate(file, 1):
                 if not line.endswith(b"\n"): break
-                try: self._place(json.loads(line), len(line))
+                try: self._place(unsealed(json.loads(line)), len(line))
                 except (ValueError, KeyError, TypeError) as e:
                     fault = f"is no row with a field `{self.key}` ({e}); restore the line or delete it"
                     raise ValueError(f"{self.path}:{n}: {fault}") from None
@@ -59,16 +59,30 @@ class Store(Mapping):
         start, length, _ = self.places[key]
         with self.guard:
             self.file.seek(start)
-            return json.loads(self.file.read(length))
+            line = self.file.read(length)
+        try: return unsealed(json.loads(line))
+        except ValueError as e: raise ValueError(f"{self.path}: row {key!r}: {e}; start again") from None
     def __iter__(self): return iter(self.places)
     def __len__(self): return len(self.places)
 
 # %% ../../nbs/engine/store.ipynb #fbe415fc
+def _rescued(path, rows, error):
+    "Where rows lie that the disk did not take, in the error's words; what is paid is not lost."
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    place = Path(tempfile.mkdtemp(prefix="videop2r-")) / path.name
+    try: write_text(place, lines)
+    except OSError: return error
+    what = f"{error.strerror}; what was to be kept lies in {place}: make room, append it, run again"
+    return OSError(error.errno, what, str(path))
+
 @patch
 def add(self: Store, rows: list):
     "Append rows, from any thread. `OSError` where the disk takes only part; nothing of it stays."
+    rows = [sealed(row) for row in rows]
     with self.guard:
-        for row, length in zip(rows, append(self.file, rows)): self._place(row, length)
+        try: sizes = append(self.file, rows)
+        except OSError as e: raise _rescued(self.path, rows, e) from e
+        for row, length in zip(rows, sizes): self._place(row, length)
 
 @patch
 def done(self: Store, key) -> bool:
