@@ -128,6 +128,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'videop2r.engine.audit.Apart._fresh': ('engine/audit.html#apart._fresh', 'videop2r/engine/audit.py'),
                                        'videop2r.engine.audit.Apart._idle': ('engine/audit.html#apart._idle', 'videop2r/engine/audit.py'),
                                        'videop2r.engine.audit.Audit': ('engine/audit.html#audit', 'videop2r/engine/audit.py'),
+                                       'videop2r.engine.audit.Audit.__repr__': ( 'engine/audit.html#audit.__repr__',
+                                                                                 'videop2r/engine/audit.py'),
                                        'videop2r.engine.audit.Audit._repr_markdown_': ( 'engine/audit.html#audit._repr_markdown_',
                                                                                         'videop2r/engine/audit.py'),
                                        'videop2r.engine.audit.Audit.clean': ('engine/audit.html#audit.clean', 'videop2r/engine/audit.py'),

@@ -269,7 +269,7 @@ def _sort_out(wanted, media, frames, seconds, known):
         else: todo.append(((medium, key), (str(full), medium[1])))
     return rows, todo
 
-# %% ../../nbs/engine/audit.ipynb #d57fcee2
+# %% ../../nbs/engine/audit.ipynb #101f9611
 def _whole_rows(journal):
     "The rows that are as they were written; the media of others are read again."
     found, changed = [], 0
@@ -284,13 +284,17 @@ def _whole_rows(journal):
     return found
 
 # %% ../../nbs/engine/audit.ipynb #16c7bd7b
-@dataclass
+@dataclass(repr=False)
 class Audit:
     "What opened and what did not."
     rows: dict # (path, data_type) -> kind, reason, ids of the records that use it, ...
 
     @property
     def kinds(self) -> Counter: return Counter(row["kind"] for row in self.rows.values())
+
+    def __repr__(self):
+        counts = ", ".join(f"{n:,} {kind}" for kind, n in self.kinds.most_common())
+        return f"{len(self.rows):,} media: {counts or 'none'}."
 
     @property
     def quarantine(self) -> list:
@@ -321,13 +325,11 @@ def _listed(names, rows, file, most=20):
 
 @patch
 def _repr_markdown_(self: Audit):
-    counts = ", ".join(f"{n:,} {kind}" for kind, n in self.kinds.most_common())
     bad = [[escaped(row["path"]), row["kind"], escaped(row["reason"]), f"{len(row['records']):,}"]
            for row in self.quarantine]
     noted = [[escaped(path), escaped(row["note"])]
              for (path, _), row in self.rows.items() if row.get("note")]
-    text = f"{len(self.rows):,} media: {counts or 'none'}."
-    text += _listed(["path", "kind", "reason", "records"], bad, "quarantine.jsonl")
+    text = repr(self) + _listed(["path", "kind", "reason", "records"], bad, "quarantine.jsonl")
     return text + _listed(["good, and to know of", "what was mended or lost"], noted, "audit.jsonl")
 
 # %% ../../nbs/engine/audit.ipynb #9e40ebd7

@@ -25,6 +25,8 @@ def _reads(path):
     with open(path, "rb") as file:
         while file.read(1 << 20): pass
 
+_ASIDE = re.compile(r"\[[\d:]+\] \S+:\d+: |\[Errno \d+\] |: 'file:[^\n]*'") # what libraries add
+
 def fault_of(path, what: str, error: Exception) -> Exception: # to be raised
     "A `VideoError` that names the file and the remedy, or the machine's own `OSError`."
     if is_local(error):
@@ -33,7 +35,7 @@ def fault_of(path, what: str, error: Exception) -> Exception: # to be raised
         try: _reads(path)
         except OSError as e: return e
     if isinstance(error, VideoError) and str(error).startswith(f"{path}: "): return error
-    lines = re.sub(r"\[[\d:]+\] \S+:\d+: ", "", str(error)).splitlines() or [type(error).__name__]
+    lines = _ASIDE.sub("", str(error)).splitlines() or [type(error).__name__]
     return VideoError(f"{path}: cannot be read as {what} ({lines[0].strip()[:120]}); "
                       "fetch the file again, or leave its records out")
 
