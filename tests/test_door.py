@@ -77,7 +77,6 @@ def test_one_odd_line_costs_itself(tmp_path, line, why, packed):
     path.write_bytes(gzip.compress(data, 1) if packed else data)
     bad = []
     got = list(read_records(path, bad.append))
-    if packed and len(line) > 1 << 20: return # a bomb is another matter
     assert len(got) == 2 and len(bad) == 1 and why in str(bad[0]) and ":2" in str(bad[0])
 
 def test_a_bad_byte_in_a_list_costs_one_record(tmp_path):

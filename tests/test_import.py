@@ -51,11 +51,15 @@ def test_options_in_columns(media, head):
 
 @pytest.mark.parametrize("row, column, why", [
     ("none.mp4,Q,x", "file", "no file below"), (",Q,x", "file", "is empty; give the clip"), ("one.mp4,,x", "question", "is empty; give the question"), ("one.mp4,Q,", "answer", "is empty; give the answer"), ("one.mp4,Q,nan", "answer", "is empty"),
-    ("one.mp4,Q,None", "answer", "is empty"), ("../one.mp4,Q,x", "file", "no file below"), ("one.mp4,Q,x,more", "", "has 4 cells"), ("one.mp4,Q \x00,x", "", "")])
+    ("one.mp4,Q,None", "answer", "is empty"), ("../one.mp4,Q,x", "file", "no file below"), ("one.mp4,Q,x,more", "", "has 4 cells")])
 def test_a_row_that_cannot_be_used_is_named_and_costs_itself(media, row, column, why):
     done = table(media, HEAD + f"{row}\na/two.mp4,Fine?,yes\n")
     assert [record.problem for record in done.records][-1] == "Fine?"
-    if why: assert len(done.records) == 1 and [(bad["row"], bad["column"]) for bad in done.rejected] == [(2, column)] and why in done.rejected[0]["reason"]
+    assert len(done.records) == 1 and [(bad["row"], bad["column"]) for bad in done.rejected] == [(2, column)] and why in done.rejected[0]["reason"]
+
+def test_a_sign_that_nobody_sees_costs_no_row(media):
+    done = table(media, HEAD + "one.mp4,Q \x00,x\n")
+    assert [record.problem.strip(" \x00") for record in done.records] == ["Q"] and not done.rejected
 
 def test_rows_keep_their_number_past_line_breaks_and_empty_rows(media):
     done = table(media, HEAD + '"one.mp4","two\nlines",x\n,,\nnone,Q,x\n')

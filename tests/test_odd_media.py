@@ -157,7 +157,8 @@ def test_a_moving_picture_is_its_first_frame_or_a_clip(tmp_path):
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "green", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=200)
     frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=200, lossless=True)
-    for name in ("a.gif", "a.webp"): assert read_image(tmp_path / name).frames[0, 0, 0].tolist() == [255, 0, 0] or name == "a.gif"
+    assert read_image(tmp_path / "a.webp").frames[0, 0, 0].tolist() == [255, 0, 0]
+    assert np.abs(read_image(tmp_path / "a.gif").frames[0, 0, 0].astype(int) - [255, 0, 0]).max() < 8 # of a palette
     assert len(open_film(tmp_path / "a.gif").timestamps) == 3
     with pytest.raises(VideoError, match="WebP picture, not a video"): read_clip(tmp_path / "a.webp", 2)
 

@@ -1,12 +1,11 @@
 "What a text says: seen signs, length that is text, claims that are made, and answers that are stated in place of evidence."
-import random
 import pytest, torch
 from videop2r.cot import parse
 from videop2r.engine.prose import affirmed, legible, sight, states_answer
 from videop2r.judge import Judge, Verdict
 from videop2r.oracle import read_claims, sufficient
 from videop2r.rewards import Bounds, LENGTHS, rewards
-from videop2r.world import World, make_question
+from videop2r.world import from_record, make_records
 
 HIDDEN = ["\u200b", "\u200e", "\u202e", "\u2060", "\ufeff", "\u00ad", "\u3164", "\u115f", "\u2800", "\U000e0041", "\ufe0f", "\U000e0101", "\u034f"]
 
@@ -54,11 +53,8 @@ def test_what_is_affirmed_is_a_claim(frame):
 @pytest.mark.parametrize("text, event", [("The red square does not move.", "stays"), ("The red square never stirs.", "stays"), ("The red square doesn't move at all.", "stays"), ("The red square disappears.", "vanishes")])
 def test_a_denial_of_its_own_motion_is_a_claim(text, event): assert read_claims(text).things[0].event == event
 
-def test_the_oracle_says_what_it_passed_over():
-    question = make_question(World(3), random.Random(0)) if False else None
-    from videop2r.world import make_records, from_record
-    import tempfile
-    question = from_record(next(iter(make_records(tempfile.mkdtemp(), 1, "train"))))
+def test_the_oracle_says_what_it_passed_over(tmp_path):
+    question = from_record(next(iter(make_records(tmp_path, 1, "train"))))
     found = sufficient("I cannot see whether the red square moves right.", question)
     assert found.verdict == "empty" and "denies, doubts, asks or reports" in found.reason
 

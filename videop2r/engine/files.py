@@ -118,7 +118,7 @@ def append(file, rows) -> list: # bytes of each row
     with suppress(OSError): file.truncate(start)
     raise OSError(why, f"{os.strerror(why)}; the row was not kept: make room and run again", str(file.name))
 
-# %% ../../nbs/engine/files.ipynb #0ea5aba0
+# %% ../../nbs/engine/files.ipynb #91432ce6
 def _sum(row): return f"{zlib.crc32(json.dumps(row, sort_keys=True).encode()):08x}"
 
 def sealed(row: dict) -> dict:
@@ -134,9 +134,13 @@ def unsealed(row: dict) -> dict:
 # %% ../../nbs/engine/files.ipynb #a7dbae86
 class Journal:
     "An append-only file of JSON lines; `rows` holds what was there at opening and what was added."
-    def __init__(self, path):
+    def __init__(self,
+        path,
+        rows=None, # what it shall hold, whatever the file does; None: what is there
+    ):
         self.path, self.guard = Path(path), threading.Lock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if rows is not None: return self.reset(rows)
         data = self.path.read_bytes() if self.path.exists() else b""
         whole = data[:data.rfind(b"\n") + 1]
         if whole != data: os.truncate(self.path, len(whole))

@@ -410,9 +410,8 @@ def _is_plain(value): return isinstance(value, (int, float, str))
 def _journals(self: RunFolder):
     "Cut the journals back to the checkpoint, and start the trackers."
     if self.writes:
-        self.metrics = Journal(self.out / "metrics.jsonl")
-        self.metrics.reset(self.rows)
-        if self.bad or self.quarantine.exists(): Journal(self.quarantine).reset(self.bad)
+        self.metrics = Journal(self.out / "metrics.jsonl", self.rows)
+        if self.bad or self.quarantine.exists(): Journal(self.quarantine, self.bad)
     if not (self.team and self.team.trackers): return
     plain = {name: value if _is_plain(value) else str(value) for name, value in self.facts.items()}
     own = dict(tensorboard=dict(purge_step=len(self.rows))) # rows that will come again

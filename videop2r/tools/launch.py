@@ -426,7 +426,9 @@ def _repr_markdown_(self: Result):
 def _records(given): # Records, quarantine
     "Records of files and what is wrong with the others, or the Records that were given."
     files, bad = isinstance(given, (str, Path)) or (given and isinstance(given[0], (str, Path))), []
-    def note(error): bad.append(dict(where=error.where or str(given), reason=str(error)))
+    def note(error):
+        where = error.where or str(given)
+        bad.append(dict(where=where, reason=str(error).removeprefix(f"{where}: ")))
     return list(read_records(given, note)) if files else list(given), bad
 
 # %% ../../nbs/tools/launch.ipynb #227c69a3
