@@ -1,5 +1,6 @@
 "The bridge against the TRL that is installed: its gradients with one reward, ours with two, and a run."
 import json, math, os, socket, subprocess, sys
+from dataclasses import replace
 from pathlib import Path
 import pytest, torch
 pytest.importorskip("trl", reason="TRL is not installed; it is an extra: pip install 'videop2r[trl]'")
@@ -245,6 +246,11 @@ def test_bounds_that_look_at_the_group_must_know_it(tokenizer):
 
 def test_an_id_that_no_token_has_adds_no_text(tokenizer):
     assert vocabulary(tokenizer)[10**6] == b""
+
+def test_a_truth_that_no_answer_can_match_is_named_before_anything_is_sampled():
+    odd = replace(RECORDS[0], problem_id="odd", problem_type="numerical", solution="<answer>many</answer>", answer="many")
+    with pytest.raises(RecordError, match="record 'odd': field `solution`"): to_trl([RECORDS[0], odd])
+
 
 def test_a_row_holds_its_record(tmp_path):
     from videop2r.tools.trl import _record

@@ -71,6 +71,12 @@ def test_links_of_a_hub_snapshot_stay_inside_and_others_lead_out(tmp_path):
     (snapshot / "c.mp4").symlink_to("../../../blobs/ee")
     for name in ("b.mp4", "c.mp4"):
         with pytest.raises(RecordError, match="a link that leads out"): resolve(name, snapshot)
+    own = tmp_path / "photos/snapshots/0123" # somebody's own folder of that name
+    own.mkdir(parents=True)
+    (tmp_path / "photos/blobs").mkdir()
+    (tmp_path / "photos/blobs/ff").write_bytes(b"x")
+    (own / "a.mp4").symlink_to("../../blobs/ff")
+    with pytest.raises(RecordError, match="a link that leads out"): resolve("a.mp4", own)
     shutil.copytree(SAMPLES / "base", home / "blobs/base")
     (model := home / "snapshots/0123/model").mkdir()
     for path in (home / "blobs/base").iterdir(): (model / path.name).symlink_to(path)

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import psutil, pytest, torch
 from videop2r.engine import files
 from videop2r.engine.audit import audit
-from videop2r.engine.files import Journal, append, claimed, of_disk, replacing
+from videop2r.engine.files import Journal, append, claimed, of_disk, replacing, replacing_folder
 from videop2r.engine.runs import RunFolder, save_adapter
-from videop2r.model import add_lora, load
+from videop2r.model import Policy, add_lora, load, merge_adapter
 from videop2r.families import FAMILIES
 from videop2r.tools.cli import main
 from videop2r.tools.corpus import subset
@@ -97,3 +97,42 @@ def test_a_child_ends_with_a_parent_that_is_killed(tmp_path):
         if not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE: return
         time.sleep(.1)
     raise AssertionError(f"child {child} outlives its parent")
+
+# ---- folders, and what was written beside them
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/old.txt").write_text("old")
+    with pytest.raises(KeyboardInterrupt), replacing_folder(tmp_path / "a") as part:
+        (part / "new.txt").write_text("half")
+        raise KeyboardInterrupt
+    assert [p.name for p in tmp_path.rglob("*")] == ["a", "old.txt"]
+    real = Path.rename
+    def failing(self, target):
+        if self.name.endswith(".part"): raise OSError(5, "Input/output error", str(self))
+        return real(self, target)
+    with monkeypatch.context() as m:
+        m.setattr(Path, "rename", failing)
+        with pytest.raises(OSError), replacing_folder(tmp_path / "a") as part: (part / "new.txt").write_text("new")
+    assert [p.name for p in tmp_path.rglob("*")] == ["a", "old.txt"]
+    with replacing_folder(tmp_path / "a") as part: (part / "new.txt").write_text("new")
+    assert [p.name for p in tmp_path.rglob("*")] == ["a", "new.txt"]
+
+def test_a_merged_checkpoint_is_whole_or_not_there_and_writes_over_nothing(tmp_path, monkeypatch):
+    model = add_lora(load(SAMPLES / "base"), FAMILIES["qwen2_5_vl"], rank=2)
+    save_adapter(model, tmp_path / "adapter", "policy")
+    with monkeypatch.context() as m:
+        def full(*args, **kw): raise OSError(28, "No space left on device")
+        m.setattr("videop2r.tokens.Coder.load", full)
+        with pytest.raises(OSError): merge_adapter(SAMPLES / "base", tmp_path / "adapter", tmp_path / "merged")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter"]
+    merge_adapter(SAMPLES / "base", tmp_path / "adapter", tmp_path / "merged")
+    for out in ("merged", "adapter"):
+        with pytest.raises(ValueError, match="holds files already; give another folder"): merge_adapter(SAMPLES / "base", tmp_path / "adapter", tmp_path / out)
+    assert Policy.load(tmp_path / "merged").family.name == Policy.load(SAMPLES / "base").family.name
+
+def test_a_plot_that_cannot_be_written_leaves_nothing(tmp_path, capsys):
+    records = str(SAMPLES / "train.jsonl")
+    assert main(["data", "stats", records, "--plot", str(tmp_path / "words.pdf")]) == 0 and (tmp_path / "words.pdf").read_bytes().startswith(b"%PDF")
+    assert main(["data", "stats", records, "--plot", str(tmp_path / "words.nothing")]) == 1
+    assert "nothing" in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == ["words.pdf"]

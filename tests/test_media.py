@@ -9,8 +9,10 @@ from videop2r.engine.decode import read_media
 from videop2r.engine.audit import audit
 from videop2r.engine.media import Reader, gallery, reader_of
 from videop2r.families import FAMILIES
+from videop2r.tools.cli import main
 from videop2r.video import AtRate, VideoError, prepare, uniform
 
+SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
 QWEN = FAMILIES["qwen2_5_vl"]
 STORM = bool(os.environ.get("VIDEOP2R_STORM"))
 
@@ -262,3 +264,20 @@ def test_a_reader_names_what_it_cannot_read(folder):
     assert reader_of(reader, frames=9) is reader and reader.frames == 3
     for path, what in {"gone.mp4": "gone.mp4: no such file", "../x.mp4": "not inside"}.items():
         with pytest.raises(ValueError, match=what): reader.clip(Record(path=path))
+
+# ---- the same reader behind every command
+
+def test_ask_and_show_read_as_every_command_does(tmp_path, capsys):
+    rows = [json.loads(line) for line in (SAMPLES / "train.jsonl").read_text().splitlines()[:2]]
+    clip = str(SAMPLES / next(row["path"] for row in rows if row["path"].endswith(".mp4")))
+    words = ["ask", str(SAMPLES / "base"), clip, "What moves?", "--frames", "4"]
+    assert main(words) == 0
+    plain = capsys.readouterr().out
+    for _ in range(2): assert main([*words, "--cache", str(tmp_path / "c"), "--seconds", "60"]) == 0
+    assert capsys.readouterr().out == plain * 2 and len(list((tmp_path / "c").rglob("*.frames"))) == 1
+    assert main([*words, "--sampler", "rate:2"]) == 0 and main([*words, "--sampler", "often"]) == 1
+    assert "sampler 'often': use uniform, change" in capsys.readouterr().err
+    page = ["data", "show", str(SAMPLES / "train.jsonl"), "-n", "2", "--media", str(SAMPLES), "--html", str(tmp_path / "r.html"), "--frames", "4"]
+    assert main(page) == 0
+    uniform = (tmp_path / "r.html").read_text()
+    assert main([*page, "--sampler", "change", "--seconds", "60"]) == 0 and "<img" in uniform and (tmp_path / "r.html").read_text() != uniform

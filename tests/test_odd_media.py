@@ -525,3 +525,8 @@ def test_a_lack_of_memory_by_a_damaged_file_is_the_file_s(tmp_path, monkeypatch)
     def broken(path): raise OSError(errno.ENOMEM, "Cannot allocate memory")
     monkeypatch.setattr(decode, "table_of", broken)
     with pytest.raises(VideoError, match="cannot be read as a video"): read_clip(film(tmp_path / "a.mp4", 3), 2)
+
+@pytest.mark.parametrize("head, form", [(b"%PDF-1.7\n", "PDF"), (b"%!PS-Adobe-3.0\n", "PostScript"), (b"8BPS\0\1", "Photoshop"), (b"\0\0\0\x18ftypheic", "HEIC")])
+def test_a_page_that_is_called_a_clip_is_not_told_to_be_called_a_picture(tmp_path, head, form):
+    (tmp_path / "a.mp4").write_bytes(head + bytes(200))
+    with pytest.raises(VideoError, match=f"is a {form} picture, not a video; fetch the video$"): read_clip(tmp_path / "a.mp4", 2)

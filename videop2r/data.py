@@ -400,10 +400,13 @@ def write_parts(
     return names
 
 # %% ../nbs/1_method/1_data.ipynb #f4415add
+_HUB = re.compile("(models|datasets|spaces)--") # how the hub's cache names a repository
+
 def _blobs(base):
     "Where the files of a hub snapshot are kept, to which its own are links."
     for folder in (base, *base.parents):
-        if folder.name == "snapshots": return [folder.parent / "blobs"]
+        if folder.name == "snapshots" and _HUB.match(folder.parent.name):
+            return [folder.parent / "blobs"]
     return []
 
 def resolve(

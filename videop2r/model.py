@@ -19,6 +19,7 @@ from transformers.utils import cached_file, logging as transformers_logging
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 from .engine.checkpoints import (
     check_adapter, check_attention, check_loaded, check_source, faults_of, local_adapter)
+from .engine.files import replacing_folder
 from .tokens import Batch, Coder
 
 # %% ../nbs/2_seeing/6_model.ipynb #9bdfe6fd
@@ -344,12 +345,14 @@ def merge_adapter(
     out,          # folder to write
     dtype=None,   # as in `load`
 ):
-    "Write base and adapter as one checkpoint; `ValueError` for an `out` that is one of the two."
+    "Write base and adapter as one checkpoint, whole or not at all; `ValueError` where `out` holds files."
     out = Path(out)
-    if out.resolve() in (Path(base).resolve(), Path(adapter).resolve()):
-        raise ValueError(f"{out}: is what is to be merged; give another folder")
-    load_adapter(load(base, dtype=dtype), adapter, "policy").merge_and_unload().save_pretrained(str(out))
-    Coder.load(base).tokenizer.save_pretrained(str(out))
-    for name in _PROCESSORS: # the numbers for pixels
-        found = cached_file(base, name, _raise_exceptions_for_missing_entries=False)
-        if found: (out / name).write_bytes(Path(found).read_bytes())
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out}: holds files already; give another folder")
+    merged = load_adapter(load(base, dtype=dtype), adapter, "policy").merge_and_unload()
+    with replacing_folder(out) as part:
+        merged.save_pretrained(str(part))
+        Coder.load(base).tokenizer.save_pretrained(str(part))
+        for name in _PROCESSORS: # the numbers for pixels
+            found = cached_file(base, name, _raise_exceptions_for_missing_entries=False)
+            if found: (part / name).write_bytes(Path(found).read_bytes())

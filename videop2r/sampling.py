@@ -139,12 +139,13 @@ def ask(
     path,                # a video or an image
     question: str,
     frames: int = 8,
+    reading: dict = {},  # of the `Reader`: sampler, cache, seconds
     **settings,          # as in `sample`; greedy unless said
 ) -> str:
     "Ask a checkpoint about one file."
     policy, path = Policy.load(folder), Path(path).resolve()
     kind = "image" if picture_form(head_of(path)) else "video"
-    record = Record(problem_id=path.name, path=path.name, data_type=kind)
-    visual = Reader(path.parent, frames).visual(record, policy.family)
+    record = Record(problem_id=path.name, path=path.name, data_type=kind, problem=question)
+    visual = Reader(path.parent, frames, **reading).visual(record, policy.family)
     prompt = encode(policy.coder, question, visual, name=path.name)
     return policy.sample([prompt], **{"temperature": 0, **settings}).texts[0]

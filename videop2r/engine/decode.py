@@ -19,7 +19,7 @@ from av.stream import Disposition
 from fastcore.basics import patch
 from PIL import Image, ImageOps
 from .images import (
-    check_size, fault_of, head_of, on_ground, picture_form, read_image)
+    NOT_READ, check_size, fault_of, head_of, on_ground, picture_form, read_image)
 from ..video import Clip, VideoError, sampled_fps, uniform
 
 # %% ../../nbs/engine/decode.ipynb #152b1208
@@ -87,7 +87,7 @@ def _oddity(packets, base):
         return "begins between two key frames"
     return "holds damaged packets" if any(p.is_corrupt for p in packets) else ""
 
-# %% ../../nbs/engine/decode.ipynb #a5ee2344
+# %% ../../nbs/engine/decode.ipynb #dfa896d1
 _STATES = ("mov", "matroska", "avi", "flv", "asf") # of the others FFmpeg guesses the length
 _TAG = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")   # as Matroska writes it
 
@@ -134,7 +134,7 @@ def _check_whole(packets, box, stream):
     if there >= .9 * promised: return # its last frames may be lost
     raise VideoError(f"is cut short: holds {there} of the {promised} frames that its index names")
 
-# %% ../../nbs/engine/decode.ipynb #9875a0c3
+# %% ../../nbs/engine/decode.ipynb #49777cb0
 def table_of(path) -> Table:
     "What a file's packets say; `VideoError` or a fault of FFmpeg's for a file without a video stream."
     with _open(path) as box:
@@ -357,8 +357,8 @@ if decord: FAULTS += (decord.DECORDError,)
 def _no_picture(path):
     form = picture_form(head_of(path))
     if not form: return
-    raise VideoError(f"{path}: is a {form} picture, not a video; "
-                     "fetch the video, or call it an image in its records")
+    remedy = "" if form in NOT_READ else ", or call it an image in its records"
+    raise VideoError(f"{path}: is a {form} picture, not a video; fetch the video{remedy}")
 
 # %% ../../nbs/engine/decode.ipynb #fd633b7a
 @dataclass(eq=False)

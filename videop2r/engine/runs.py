@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 import torch
 from fastcore.basics import patch
-from .files import Journal, claimed, of_disk, read_json, replacing, write_json, write_text
+from .files import (
+    Journal, claimed, read_json, replacing, replacing_folder, write_json, write_text)
 
 # %% ../../nbs/engine/runs.ipynb #117357b7
 def check_trackers(names):
@@ -180,14 +181,14 @@ def check_same(
     differ = [_difference(name, *both) for name, both in found.items()]
     if differ: raise ValueError(f"{where}: settings differ: {'; '.join(differ)}. {remedy}")
 
-# %% ../../nbs/engine/runs.ipynb #8d726e81
-def _beside(folder): return [folder.with_name(f".{folder.name}.{end}") for end in ("part", "old")]
-
-def _sync_all(folder):
-    for path in folder.iterdir():
-        with open(path, "r+b") as file: os.fsync(file.fileno())
-
 # %% ../../nbs/engine/runs.ipynb #965c56b1
+def _lift(folder, inner):
+    "Put what is in an inner folder in place of all else in a folder."
+    for path in folder.iterdir():
+        if path.is_file(): path.unlink()
+    for path in inner.iterdir(): path.rename(folder / path.name)
+    inner.rmdir()
+
 def save_adapter(
     model,           # of PEFT
     folder,          # replaced if it is there
@@ -195,24 +196,14 @@ def save_adapter(
     card: str = None, # text of the folder's README.md
 ):
     "Save an adapter, whole or not at all; a local base is recorded by its full path."
-    folder, adapter = Path(folder), adapter or model.active_adapter
-    part, old = _beside(folder)
-    for path in (part, old): shutil.rmtree(path, ignore_errors=True)
+    adapter = adapter or model.active_adapter
     config = model.peft_config[adapter]
     base = config.base_model_name_or_path or ""
     if Path(base).is_dir(): config.base_model_name_or_path = str(Path(base).resolve())
-    made = part if adapter == "default" else part / adapter
-    try:
+    with replacing_folder(folder) as part:
         model.save_pretrained(str(part), selected_adapters=[adapter], save_embedding_layers=False)
-        if card: write_text(made / "README.md", card)
-        _sync_all(made)
-    except Exception as e:
-        error = of_disk(e, folder)
-        shutil.rmtree(part, ignore_errors=True)
-        raise error from e
-    if folder.exists(): folder.rename(old)
-    made.rename(folder)
-    for path in (part, old): shutil.rmtree(path, ignore_errors=True)
+        if adapter != "default": _lift(part, part / adapter)
+        if card: write_text(part / "README.md", card)
 
 # %% ../../nbs/engine/runs.ipynb #4937347f
 def _mend(out):

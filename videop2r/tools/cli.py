@@ -128,10 +128,15 @@ def _ask(
     file: str,       # a video or an image
     question: str,
     frames: int = 8, # sampled from a video
+    cache: str = None, # folder for decoded frames
+    sampler: str = "uniform", # which frames of a video: uniform, change or rate:N (frames a second)
+    seconds: float = None, # the most that reading the file may take
 ):
     "Ask a checkpoint about a video or an image"
     from videop2r.sampling import ask as asked
-    _say(asked(checkpoint, file, question, frames))
+    from videop2r.tools.keyframes import sampler_of
+    reading = dict(cache=cache, sampler=sampler_of(sampler), seconds=seconds)
+    _say(asked(checkpoint, file, question, frames, reading))
 
 # %% ../../nbs/tools/cli.ipynb #ac6eb282
 def _fault(error): _say(f"bad record: {error}", file=sys.stderr)
@@ -143,6 +148,9 @@ def _data_show(
     N: int = 3,         # how many
     media: str = None,  # folder of the media
     html: str = "records.html", # the page, where --media is given
+    frames: int = 8,    # of a video
+    sampler: str = "uniform", # which frames of a video: uniform, change or rate:N (frames a second)
+    seconds: float = None, # the most that reading one medium may take
 ):
     "Print records, and make a page of them with their media"
     from itertools import islice
@@ -153,7 +161,8 @@ def _data_show(
     from videop2r.engine.files import write_text
     from videop2r.engine.media import gallery
     head = "<!doctype html><meta charset=utf-8><title>records</title>"
-    write_text(html, head + gallery(records, media))
+    reader = _reader(media, dict(frames=frames), None, sampler, seconds)
+    write_text(html, head + gallery(records, reader))
     _say(f"with their media: {html}")
 
 # %% ../../nbs/tools/cli.ipynb #44a8839f
@@ -203,7 +212,10 @@ def _data_stats(
     found = survey(files)
     _say(found._repr_markdown_())
     if not plot: return
-    found.plot().figure.savefig(plot, dpi=120)
+    from pathlib import Path
+    from videop2r.engine.files import replacing
+    with replacing(plot) as part:
+        found.plot().figure.savefig(part, format=Path(plot).suffix[1:] or "png", dpi=120)
     _say(f"\nwords of each process: {plot}")
 
 # %% ../../nbs/tools/cli.ipynb #2358fac7
@@ -331,7 +343,7 @@ def _generate(
 def _reader(media, settings, cache, sampler, seconds):
     from videop2r.engine.media import Reader
     from videop2r.tools.keyframes import sampler_of
-    sizes = dict(frames=settings["frames"], pixels=settings["pixels"])
+    sizes = dict(frames=settings["frames"], pixels=settings.get("pixels"))
     return Reader(media, **sizes, cache=cache, sampler=sampler_of(sampler), seconds=seconds)
 
 def _write_traces(given, how, dry_run, judge_price):

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from ..cot import Prompt
 from ..data import Record, read_records, write_jsonl, write_parts
 from ..engine.files import private, replacing
+from ..engine.images import is_local
 from ..engine.paint import escaped, markdown_table
 from ..engine.reading import ahead, prompts_ahead, unfit
 from ..engine.remote import Reply
@@ -148,12 +149,15 @@ def message(self: ChatTeacher, record: Record, media, prompt: Prompt) -> list:
     if self.send == "video" and record.data_type == "video": return _video_message(text, reader.path(record))
     return _frames_message(text, _pictures(reader.clip(record), self.pixels))
 
+# %% ../../nbs/tools/pipeline.ipynb #f0a34759
 @patch
 def __call__(self: ChatTeacher, records, media, prompt, save):
     "Yield (record, `Reply`), or (record, the reason as text) for one that cannot be asked."
     def read(record):
         try: return record, self.message(record, media, prompt)
-        except (ValueError, OSError) as e: return record, str(e)
+        except (ValueError, OSError) as e:
+            if is_local(e): raise # the machine's fault is no record's
+            return record, str(e)
     def ask(both):
         record, found = both
         if isinstance(found, str): return both

@@ -19,7 +19,7 @@ from ..advantages import CREDIT, broadcast, credit, normalise, token_weights, ze
 from ..cot import Prompt, parse
 from ..data import Record, RecordError, resolve
 from ..rewards import PROCESSES, Bounds, rewards
-from ..scoring import look_up, score_record
+from ..scoring import check_truth, look_up, score_record
 from ..tokens import segment_masks, token_bytes
 from ..engine.decode import read_media
 from ..engine.remote import closing_of
@@ -50,11 +50,12 @@ def to_trl(
     media=None,                # folder of their media; None leaves the pictures out
     n_frames: int = 8,         # frames of a video, each sent as an image
     prompt: Prompt = Prompt(),
+    how: str = "faithful",     # how answers will be read, as in `pa_rewards`
 ):                             # a `datasets.Dataset`
-    "Records as TRL's trainers want them; `ImportError` without TRL."
+    "Records as TRL's trainers want them; `RecordError` for a truth that no answer can match."
     if not find_spec("datasets"): _needs_trl()
     from datasets import Dataset
-    found = Dataset.from_list([_row(r, prompt) for r in records])
+    found = Dataset.from_list([_row(check_truth(r, how), prompt) for r in records])
     return found if media is None else found.with_transform(partial(_images, media, n_frames))
 
 # %% ../../nbs/tools/trl.ipynb #d57eda2b
