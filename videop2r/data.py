@@ -115,7 +115,8 @@ def _whole(text, where, name):
     half = None if text.isascii() else _HALF.search(text)
     if not half: return text
     code = ord(half[0])
-    told = f"the byte 0x{code - 0xdc00:02x}, which is no UTF-8" if 0xdc80 <= code <= 0xdcff else f"{half[0]!r}, half of a character"
+    told = f"{half[0]!r}, half of a character"
+    if 0xdc80 <= code <= 0xdcff: told = f"the byte 0x{code - 0xdc00:02x}, which is no UTF-8"
     _fail(where, name, f"holds {told}", "write it again, or leave it out")
 
 def _sound(value, where, name, depth=0):

@@ -100,7 +100,8 @@ def question(record: Record, observation: str, words: str = QUESTION) -> str:
     asked, answer = "\n".join([record.problem, *shown(record.options)]), record.truth
     if record.problem_type == "multiple choice": answer += f". {record.option_text(answer)}"
     medium = "an image" if record.data_type == "image" else "a video"
-    return words.format(medium=medium, kind=record.data_type, question=asked, answer=answer, observation=tagless(observation))
+    told = dict(kind=record.data_type, answer=answer, observation=tagless(observation))
+    return words.format(medium=medium, question=asked, **told)
 
 # %% ../nbs/3_training/1_judge.ipynb #3222e959
 _TAG = r"<\s*judge?ment\s*>[\s*_`]*(yes|no)[\s*_`.]*<\s*/\s*judge?ment\s*>"
@@ -282,7 +283,7 @@ def _judge_named(kind, rest, spec, settings):
     raise ValueError(f"judge {without_secrets(spec).split('@')[0]!r}: use {_SPECS}")
 
 def judge_of(
-    spec: str,              # oracle, recorded:FILE, base:FOLDER, openai:MODEL@URL, anthropic:MODEL, or several joined by +
+    spec: str, # oracle, recorded:FILE, base:FOLDER, openai:MODEL@URL, anthropic:MODEL; or several with +
     evidence: bool = False, # an observation that states the answer earns a No
     **settings,             # as in `Chat`, for models behind servers
 ) -> Judge:

@@ -143,7 +143,8 @@ def see(self: Policy, visuals: list, chunk: int = 256) -> list:  # a (n, (1 + k)
 # %% ../nbs/2_seeing/6_model.ipynb #63ab3e7d
 def _check_features(batch, features):
     if len(features) != len(batch.names):
-        raise ValueError(f"{len(features)} features for {len(batch.names)} rows; pass one for each row, None for text alone")
+        what = f"{len(features)} features for {len(batch.names)} rows"
+        raise ValueError(f"{what}; pass one for each row, None for text alone")
     for name, kinds, found in zip(batch.names, batch.kinds, features):
         want, have = int((kinds > 0).sum()), 0 if found is None else len(found)
         if want == have: continue
@@ -308,7 +309,8 @@ def _tiny_qwen2_5(hidden, vision, depth):
 def _tiny_qwen3(hidden, vision, depth):
     text = dict(head_dim=32, rope_parameters=_rope(6, 5, 5))
     deep = list(range(depth - 1))
-    return Qwen3VLConfig, text, dict(intermediate_size=vision * 2, num_position_embeddings=256, deepstack_visual_indexes=deep)
+    tower = dict(num_position_embeddings=256, deepstack_visual_indexes=deep)
+    return Qwen3VLConfig, text, dict(tower, intermediate_size=vision * 2)
 
 TINY = dict(qwen2_5_vl=_tiny_qwen2_5, qwen3_vl=_tiny_qwen3)
 

@@ -235,7 +235,8 @@ _LEAD = re.compile(unicodedata.normalize(
 _WEAK = re.compile(
     r"(?:(?:the|my) )?(?:option|choice|letter|it is|it's|this is|it \w+(?: to)? be|so|thus|hence"
     r"|therefore|definitely|clearly|certainly|c'est|es la|es el|é a|è la|das ist|es ist|это"
-    r"|je choisis|elijo|escolho|scelgo|ich wähle|выбираю|choose|pick|select|going with|选项|選択肢|보기|вариант|opción|विकल्प)\W*", re.I)
+    r"|je choisis|elijo|escolho|scelgo|ich wähle|выбираю|choose|pick|select|going with|选项|選択肢"
+    r"|보기|вариант|opción|विकल्प)\W*", re.I)
 _TAIL = re.compile(
     r" ?(?:(?:is|seems|must be|would be|should be) (?:the )?(?:most likely |most )?"
     r"(?:correct|right|best|answer|true)(?: (?:answer|option|choice|one))?"

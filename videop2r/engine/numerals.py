@@ -112,7 +112,9 @@ _BOUND = re.compile(
     r"|at (?:least|most)|over|under|above|below|beyond|up to|not|never|isn't|aren't|neither|either"
     r"|between)|超过|大于|小于|少于|多于|不到|至少|至多|最多|最少|不是)"
     r"(?: or equal to| about)? ?[$€£¥₹₩]?$", re.I)
-_BOUND_AFTER = re.compile(rf" ?{_COUNTED}?(?:\+(?! ?\d)|or\b|and an? (?:half|third|quarter|bit)|分之|分の| ?[π×*√]|以上|以下|이상|이하|±|oder\b)")
+_BOUND_AFTER = re.compile(
+    rf" ?{_COUNTED}?(?:\+(?! ?\d)|or\b|and an? (?:half|third|quarter|bit)|分之|分の| ?[π×*√]"
+    r"|以上|以下|이상|이하|±|oder\b)")
 _BOTH = re.compile(r" ?(?:-|~|to|or|or about|oder|ou|или|或|到|至|または|か|에서) ?")
 _FIRM = re.compile(
     r"(?:\b(?:is|are|was|were|only|just|exactly|be|has|have|see|count|total of)|[:=]|是|有|共)[ :]*$")

@@ -114,12 +114,15 @@ _STATED = tuple(re.compile(pattern, re.I) for pattern in (
     r"[^.;\n]{0,60}?(?:\b(?:is|was|must|should|would|will|has to|can only|equals|comes to)\b|[:=>])",
     r"\banswers?\s*(?:[:=>]|-+>|is\b|was\b|must\b|would\b|equals\b)", rf"\b{_SO}\b",
     rf"\b{_LETTER}\s*(?:is|fits?|match(?:es)?|must|holds?|wins?|applies|works|describes|would)\b",
-    rf"\b(?:choose|chose|pick|picked|select|selected|go(?:ing)? (?:with|for)|opt(?:ing)? for|mark|tick|settle on|points? to)"
+    rf"\b(?:choose|chose|pick|picked|select|selected|go(?:ing)? (?:with|for)|opt(?:ing)? for|mark|tick"
+    rf"|settle on|points? to)"
     rf"\s+(?:the\s+)?{_LETTER}", rf"\b(?:it|this|that|so|be|is|are|means|equals)\s*[:=]?\s*{_LETTER}(?:[.,;!]|\s*$)",
     r"\b(?:is|are|be|as|was)\s+(?:clearly |obviously |definitely |surely )?(?:the\s+)?(?:correct|right|true|best)\s+"
     rf"(?:{_ANSWER}|one|statement)\b", r"(?:^|[.;:!?]\s*)\(?[a-j]\)?[.)]?\s*$",
-    r"\b(?:i|you|we|one)(?:'d|'ll| would| will| should| must| can)? (?:safely )?(?:answer|choose|pick|select|go with|respond|reply)\b",
-    r"\b(?:final|correct|right) answer\b|\banswer key\b|\banswers? (?:the|this|our) question\b|\bquestion is answered\b",
+    r"\b(?:i|you|we|one)(?:'d|'ll| would| will| should| must| can)? (?:safely )?"
+    r"(?:answer|choose|pick|select|go with|respond|reply)\b",
+    r"\b(?:final|correct|right) answer\b|\banswer key\b",
+    r"\banswers? (?:the|this|our) question\b|\bquestion is answered\b",
     r"\b(?:reply|respond|answer)(?:ed)? (?:with|by)\b|\\boxed|</?answer>|####",
     "答案|正确的?选项|(?:所以|因此|应该?)选|정답|답은|선택해야|正解|答えは",
     r"\bправильн\w+ (?:ответ|вариант)|\bответ\s*[:—-]|\bзначит,", r"respuesta|opci[oó]n correcta|por lo tanto",

@@ -124,7 +124,7 @@ def through(
     language,                # the language model under the head
     x,                       # (b, t, w) embeddings
     place,                   # (3, b, t) positions
-    attend,                  # called with an attention module, its queries, keys, values, each (b, h, t, d), and their scale
+    attend, # takes an attention module, its queries, keys, values, each (b, h, t, d), and their scale
     recompute: bool = False,
 ) -> torch.Tensor:           # (b, t, w)
     "Hidden states after all layers, with attention of one's own."
@@ -174,7 +174,8 @@ class _Causal:
     def __call__(self, module, q, k, v, scale):
         self.kv = k, v
         keys, values = _repeated(q, k, v)
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=self.mask, is_causal=self.mask is None, scale=scale)
+        how = dict(attn_mask=self.mask, is_causal=self.mask is None, scale=scale)
+        return F.scaled_dot_product_attention(q, keys, values, **how)
 
     def bias(self, mask, dtype):
         if self.mask is None: return None
@@ -259,7 +260,7 @@ def group_backward(
     policy: Policy, prompts: Batch,
     ids, mask,                  # (p·g, t) responses, g consecutive to a prompt
     g: int,
-    loss,                       # called with hidden states (n, t, w), which rows (n,), t: their part of the loss, a scalar
+    loss, # takes hidden states (n, t, w), which rows (n,), t; gives their part of the loss, a scalar
     features: list = None,
     rows: int = None,           # responses to a prompt at once; all unless given
     recompute: str = "nothing", # a name in `RECOMPUTE`

@@ -23,7 +23,8 @@ def _text(path, notes):
     if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE): return data.decode("utf-16")
     try: return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        notes.append(f"{path.name} is not UTF-8 and was read as cp1252; look at its umlauts and accents")
+        what = "is not UTF-8 and was read as cp1252; look at its umlauts and accents"
+        notes.append(f"{path.name} {what}")
         return data.decode("cp1252", "replace")
 
 def _delimiter(text):
@@ -35,7 +36,8 @@ def _cells_of_csv(path, notes):
     text = _text(path, notes)
     csv.field_size_limit(1 << 24)
     try: return list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)))
-    except csv.Error as e: raise ValueError(f"{path}: cannot be read as a table ({e}); save it as CSV again") from e
+    except csv.Error as e:
+        raise ValueError(f"{path}: is no table ({e}); save it as CSV again") from e
 
 def _cells_of_sheet(path, notes):
     try: from openpyxl import load_workbook
@@ -57,14 +59,18 @@ def _rows_of(cells, path):
     while columns and not columns[-1]: columns.pop()
     twice = [name for name, k in Counter(filter(None, columns)).items() if k > 1]
     if twice: raise ValueError(f"{path}: has two columns named {twice[0]!r}; rename one")
-    rows = []
-    for n, row in filled[1:]:
-        more = not _blank(row[len(columns):])
-        said = f"has {len(row)} cells and the header {len(columns)}; put cells that hold the delimiter in quotes"
-        rows.append((n, said if more else dict(zip(columns, row))))
-    return columns, rows
+    def named(row):
+        if _blank(row[len(columns):]): return dict(zip(columns, row))
+        remedy = "put cells that hold the delimiter in quotes"
+        return f"has {len(row)} cells and the header {len(columns)}; {remedy}"
+    return columns, [(n, named(row)) for n, row in filled[1:]]
 
 # %% ../../nbs/tools/importing.ipynb #6d4538a9
+def _rows_of_objects(path):
+    rows = [row if isinstance(row, dict) else str(row) for _, row in items(path)]
+    names = [name for row in rows if isinstance(row, dict) for name in row]
+    return list(dict.fromkeys(names)), list(enumerate(rows, 1))
+
 def read_table(
     path,  # .csv, .tsv, .txt, .xlsx, or .json and .jsonl of plain objects
 ):         # columns, [(row's number, {column: cell} or what is wrong)], notes
@@ -72,27 +78,42 @@ def read_table(
     path, notes = Path(path), []
     if not path.is_file(): raise ValueError(f"{path}: no such file; check the path")
     kind = path.suffix.lower()
-    if kind in (".json", ".jsonl"):
-        rows = [(n, row if isinstance(row, dict) else str(row)) for n, (_, row) in enumerate(items(path), 1)]
-        columns = list(dict.fromkeys(name for _, row in rows if isinstance(row, dict) for name in row))
-        return columns, rows, notes
-    cells = _cells_of_sheet(path, notes) if kind in (".xlsx", ".xlsm") else _cells_of_csv(path, notes)
-    return *_rows_of(cells, path), notes
+    if kind in (".json", ".jsonl"): return *_rows_of_objects(path), notes
+    cells_of = _cells_of_sheet if kind in (".xlsx", ".xlsm") else _cells_of_csv
+    return *_rows_of(cells_of(path, notes), path), notes
 
 # %% ../../nbs/tools/importing.ipynb #840fa356
-_NAMES = dict(
-    problem_id="id problemid questionid qid nr no index uid key",
-    problem="question problem prompt query frage pregunta domanda pytanie 问题 질문 вопрос",
-    solution="answer truth solution groundtruth gt label correct correctanswer antwort lösung respuesta risposta 答案 정답 ответ",
-    path="path video clip file filename videopath videofile videoname medium media image img picture datei vídeo 视频",
-    problem_type="type problemtype task tasktype questiontype kind art",
-    options="options choices candidates antworten optionen opciones 选项",
-    data_source="source dataset datasource quelle", data_type="datatype mediatype modality")
+_WORDS = '''
+problem_id: id problemid questionid qid nr no index uid key
+problem: question problem prompt query frage pregunta domanda pytanie 问题 질문 вопрос
+solution: answer truth solution groundtruth gt label correct correctanswer
+solution: antwort lösung respuesta risposta 答案 정답 ответ
+path: path video clip file filename videopath videofile videoname
+path: medium media image img picture datei vídeo 视频
+problem_type: type problemtype task tasktype questiontype kind art
+options: options choices candidates antworten optionen opciones 选项
+data_source: source dataset datasource quelle
+data_type: datatype mediatype modality
+'''
+def _by_field(text):
+    found = {}
+    for line in text.strip().splitlines():
+        name, _, words = line.partition(": ")
+        found.setdefault(name, [name.replace("_", "")]).extend(words.split())
+    return found
+
+_NAMES = _by_field(_WORDS) # field -> what its column may be called
 _OPTION = re.compile(r"(?:option|choice|opt|candidate|answer|antwort|a)?([a-j]|\d{1,2})")
 
 def _bare(name): return re.sub(r"[\W_]+", "", str(name).lower())
 
 # %% ../../nbs/tools/importing.ipynb #f0d0a0fc
+def _field(word):
+    "The field of a word for it."
+    for name, words in _NAMES.items():
+        if _bare(word) in words: return name
+    raise ValueError(f"column {word!r}: no such field; use one of {', '.join(_NAMES)}")
+
 def guess_columns(
     columns: list,        # as the table has them
     given: dict = None,   # field -> column, where the guess is wrong
@@ -100,16 +121,16 @@ def guess_columns(
     "What each column holds; `ValueError` for a field or column that is not there."
     found = {}
     for name, words in _NAMES.items():
-        fits = [column for column in columns if _bare(column) in words.split()]
+        fits = [column for column in columns if _bare(column) in words]
         if fits: found[name] = fits[0]
     if "options" not in found:
-        own = [column for column in columns if _OPTION.fullmatch(_bare(column)) and column not in found.values()]
+        own = [column for column in columns if _OPTION.fullmatch(_bare(column))]
+        own = [column for column in own if column not in found.values()]
         if len(own) > 1: found["options"] = own
-    known = {_bare(alias): name for name, aliases in _NAMES.items() for alias in (name, *aliases.split())}
     for word, column in (given or {}).items():
-        if _bare(word) not in known: raise ValueError(f"column {word!r}: no such field; use one of {', '.join(_NAMES)}")
-        if column not in columns: raise ValueError(f"no column {column!r}; the table has {', '.join(columns)}")
-        found[known[_bare(word)]] = column
+        if column not in columns:
+            raise ValueError(f"no column {column!r}; the table has {', '.join(columns)}")
+        found[_field(word)] = column
     return found
 
 # %% ../../nbs/tools/importing.ipynb #82a31c66
@@ -120,8 +141,11 @@ class _Wrong(ValueError):
         self.column = column
 
 _TASK_WORDS = {
-    "multiple choice": "mc mcq multiplechoice choice multichoice singlechoice auswahl", "numerical": "numerical number numeric count int integer zahl",
-    "OCR": "ocr text", "free-form": "freeform open openended qa free short", "regression": "regression estimate float"}
+    "multiple choice": "mc mcq multiplechoice choice multichoice singlechoice auswahl",
+    "numerical": "numerical number numeric count int integer zahl",
+    "OCR": "ocr text",
+    "free-form": "freeform open openended qa free short",
+    "regression": "regression estimate float"}
 
 # %% ../../nbs/tools/importing.ipynb #bb45662b
 def _task(said, options, truth):
@@ -158,17 +182,20 @@ def _numbered(truth, options):
     "The letter of an option that is named by its number from 1, where no option is that number."
     text = str(truth).strip()
     texts = options.values() if isinstance(options, dict) else options
-    if not text.isdigit() or any(re.search(rf"(?<!\d){text}(?!\d)", str(option)) for option in texts): return text
-    return chr(ord("A") + int(text) - 1) if 1 <= int(text) <= len(options) else text
+    if not text.isdigit() or not 1 <= int(text) <= len(options): return text
+    itself = re.compile(rf"(?<!\d){text}(?!\d)")
+    if any(itself.search(str(option)) for option in texts): return text
+    return chr(ord("A") + int(text) - 1)
 
 # %% ../../nbs/tools/importing.ipynb #6337337f
 class _Media:
     "The files below the media folder, by path, name and name without ending."
     def __init__(self, folder):
-        self.folder = Path(folder)
-        if not self.folder.is_dir(): raise ValueError(f"{folder}: no such folder; give the one that holds the clips")
-        self.files = sorted(path.relative_to(folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
-        self.used = set()
+        self.folder, self.used = Path(folder), set()
+        if not self.folder.is_dir():
+            raise ValueError(f"{folder}: no such folder; give the one that holds the clips")
+        found = [path for path in self.folder.rglob("*") if path.is_file()]
+        self.files = sorted(path.relative_to(folder).as_posix() for path in found)
 
     def find(self, said, column):
         "The path of a medium from whatever a table calls it."
@@ -176,8 +203,11 @@ class _Media:
         exact = [path for path in self.files if path == text]
         fits = exact or [path for path in self.files if text in (Path(path).name, Path(path).stem)]
         if len(fits) > 1:
-            raise _Wrong(column, f"{text!r} fits {len(fits)} files ({', '.join(fits[:3])}); give its folder and ending")
-        if not fits: raise _Wrong(column, f"{text!r} is no file below {self.folder}; put it there, or mend the name")
+            named = f"{len(fits)} files ({', '.join(fits[:3])})"
+            raise _Wrong(column, f"{text!r} fits {named}; give its folder and ending")
+        if not fits:
+            remedy = "put it there, or mend the name"
+            raise _Wrong(column, f"{text!r} is no file below {self.folder}; {remedy}")
         self.used.add(fits[0])
         return fits[0]
 
@@ -186,15 +216,20 @@ def _cell(row, columns, name):
     value = row.get(columns[name]) if name in columns else None
     return "" if missing(value) else value
 
+def _several(found): return [found] if isinstance(found, str) else found # columns of a field
+
+_WANTED = dict(problem="the question", solution="the answer", path="the clip's file name")
+
 def _further(row, columns):
     "Filled cells of columns that are no field."
-    taken = {name for found in columns.values() for name in ([found] if isinstance(found, str) else found)}
-    return {name: str(cell) for name, cell in row.items() if name and name not in taken and not missing(cell)}
+    taken = {name for found in columns.values() for name in _several(found)}
+    more = {name: cell for name, cell in row.items() if name and name not in taken}
+    return {name: str(cell) for name, cell in more.items() if not missing(cell)}
 
 def _record(row, columns, media, label):
     "The record of a row; `_Wrong` or `RecordError` where there can be none."
     if isinstance(row, str): raise _Wrong("", row)
-    for name, what in (("path", "the clip's file name"), ("problem", "the question"), ("solution", "the answer")):
+    for name, what in _WANTED.items():
         if _cell(row, columns, name) == "": raise _Wrong(columns[name], f"is empty; give {what}")
     path = media.find(_cell(row, columns, "path"), columns["path"])
     try: picture = picture_form(head_of(resolve(path, media.folder)))
@@ -222,28 +257,29 @@ class Imported:
 def _repr_markdown_(self: Imported):
     said = [f"{len(self.records):,} records, {len(self.rejected):,} rows left out"]
     kinds = Counter((record.problem_type, record.data_type) for record in self.records)
-    said.append(markdown_table(["type", "medium", "records"], [[*kind, n] for kind, n in sorted(kinds.items())], (2,)))
-    read = [[name, escaped(column if isinstance(column, str) else ", ".join(column))] for name, column in self.columns.items()]
+    counts = [[*kind, n] for kind, n in sorted(kinds.items())]
+    said.append(markdown_table(["type", "medium", "records"], counts, (2,)))
+    read = [[name, escaped(", ".join(_several(found)))] for name, found in self.columns.items()]
     said.append(markdown_table(["field", "read from the column"], read))
-    bad = [[row["row"], escaped(row["column"]), escaped(row["reason"])] for row in self.rejected[:20]]
+    bad = [[row["row"], *map(escaped, (row["column"], row["reason"]))] for row in self.rejected[:20]]
     if bad: said.append(markdown_table(["row", "column", "why it was left out"], bad))
-    more = f" and {len(self.unused) - 10} more" if len(self.unused) > 10 else ""
-    if self.unused: said.append(f"files without a question: {escaped(', '.join(self.unused[:10]))}{more}")
+    first, rest = ", ".join(self.unused[:10]), len(self.unused) - 10
+    more = f" and {rest} more" if rest > 0 else ""
+    if self.unused: said.append(f"files without a question: {escaped(first)}{more}")
     return "\n\n".join([*said, *map(escaped, self.notes)])
 
 # %% ../../nbs/tools/importing.ipynb #7a935f31
 def _checked(path, columns, found):
-    for name in ("problem", "solution", "path"):
+    for name, what in _WANTED.items():
         if name in found: continue
         told = f"its columns are {', '.join(map(repr, columns))}"
-        raise ValueError(f"{path}: no column holds the {dict(problem='question', solution='answer', path='clip')[name]} "
-                         f"({told}); say which with --columns {name}=NAME")
+        remedy = f"say which with --columns {name}=NAME"
+        raise ValueError(f"{path}: no column holds {what} ({told}); {remedy}")
 
 def _rejected(n, error, columns):
     "A row of the list of what was left out."
     if isinstance(error, _Wrong): return dict(row=n, column=error.column, reason=str(error))
-    column = columns.get(error.field, error.field)
-    column = column if isinstance(column, str) else ", ".join(column)
+    column = ", ".join(_several(columns.get(error.field, error.field)))
     return dict(row=n, column=column, reason=str(error).removeprefix("record: "))
 
 # %% ../../nbs/tools/importing.ipynb #242d6d6e
@@ -280,7 +316,8 @@ def write_import(
     if out.exists() and Path(done.table).exists() and out.samefile(done.table):
         raise ValueError(f"{out}: is the table itself; write the records to another file")
     if not done.records:
-        first = "; ".join(f"row {row['row']}, {row['column']}: {row['reason']}" for row in done.rejected[:2])
+        said = [f"row {row['row']}, {row['column']}: {row['reason']}" for row in done.rejected[:2]]
+        first = "; ".join(said)
         raise ValueError(f"no row can be used ({first or 'there is none'})")
     write_records(done.records, out)
     beside = out.with_name(f"{out.name.split('.')[0]}.rejected.jsonl")

@@ -375,7 +375,8 @@ class Made:
 
     def _repr_markdown_(self):
         rows = [[step, escaped(reason), f"{n:,}"] for (step, reason), n in self.lost.most_common(12)]
-        return self.steps._repr_markdown_() + "\n\n" + markdown_table(["left at", "reason", "records"], rows, right=(2,))
+        left = markdown_table(["left at", "reason", "records"], rows, right=(2,))
+        return f"{self.steps._repr_markdown_()}\n\n{left}"
 
 # %% ../../nbs/tools/pipeline.ipynb #563ead78
 def _line(row): return json.dumps(row, ensure_ascii=False) + "\n"
@@ -416,7 +417,7 @@ def generate(
     quiet: bool = False, # no progress bar
     **kw,                # prompt, threshold, how, workers, max_failures
 ) -> Made:
-    "Three steps from questions to traces. `ValueError` for a folder made with other settings, `TooManyFailures` where replies fail."
+    "Three steps from questions to traces; `ValueError` for other settings, `TooManyFailures` of replies."
     line = _Pipeline(teacher, judge, media, **kw)
     jobs = line.admit(records, shard)
     shown = dict(disable=True) if quiet else {}
@@ -518,8 +519,10 @@ class Leaks(dict):
     def _repr_markdown_(self):
         share = lambda part, whole: f"{part:,} ({part / max(whole, 1):.1%})"
         head = ["filter", "let through", "of them bad", "stopped", "of them good"]
-        rows = [[name, f"{n['through']:,}", share(n["bad"], n["through"]), f"{n['stopped']:,}", share(n["good"], n["stopped"])]
-                for name, n in self.items()]
+        rows = []
+        for name, n in self.items():
+            let, kept = n["through"], n["stopped"]
+            rows.append([name, f"{let:,}", share(n["bad"], let), f"{kept:,}", share(n["good"], kept)])
         return markdown_table(head, rows, right=(1, 2, 3, 4))
 
 # %% ../../nbs/tools/pipeline.ipynb #ce81d3db
