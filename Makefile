@@ -22,13 +22,13 @@ demo: $(STAMP)  ## run the whole pipeline in small; options in ARGS
 
 test: $(STAMP)  ## notebooks, tests, generated files, and the demo's smoke preset
 	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 nbs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 	$(BIN)/python scripts/unchanged.py
 	out=$$(mktemp -d) && $(BIN)/videop2r demo --preset smoke --out "$$out/smoke" && rm -r "$$out"
 	@echo "make test: notebooks, tests, generated files and the smoke demo passed"
 
 storm: $(STAMP)  ## the long tests too: hundreds of damaged clips, kills at random moments
-	VIDEOP2R_STORM=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	VIDEOP2R_STORM=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks, trusted, with the command at hand
 	$(BIN)/jupyter trust nbs/*.ipynb nbs/*/*.ipynb > /dev/null

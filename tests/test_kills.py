@@ -10,12 +10,16 @@ from videop2r.cot import example_record
 from videop2r.data import write_jsonl, write_parts
 from videop2r.engine.files import RecordError, draft_of, parts_of, write_text
 from videop2r.engine.runs import RunFolder, rng_state, set_rng
+from videop2r.tools.cli import main
 from videop2r.tools.corpus import check_set, convert
 from test_runs import Toy
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-EACH = 1 if os.environ.get("VIDEOP2R_STORM") else 5 # every write, or every fifth
-TIMES = {"seconds", "tokens_per_second", "memory_gb", "at"}
+STORM = bool(os.environ.get("VIDEOP2R_STORM"))
+EACH = 1 if STORM else 5 # every write, or every fifth
+FEW = dict(sft=35, rl=35, generate=9, audit=5, subset=3, convert=5) # of a command's writes, in the short test
+SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
+TIMES = {"seconds", "tokens_per_second", "memory_gb", "peak_gb", "at", "sum"} # a row's sum is also of its times
 
 def _timeless(value):
     if isinstance(value, dict): return {k: _timeless(v) for k, v in value.items() if not (k in TIMES or k.startswith("seconds_"))}
@@ -33,14 +37,15 @@ def _content(path):
 
 def left(out):
     "Everything in a folder: hidden files too, but for the lock."
-    return {str(p.relative_to(out)): _content(p) for p in sorted(out.rglob("*")) if p.is_file() and p.name != ".lock"}
+    seen = (p for p in sorted(out.rglob("*")) if p.is_file() and p.name != ".lock" and p.stem != "funnel") # which draws times
+    return {str(p.relative_to(out)): _content(p) for p in seen}
 
-def sweep(work, tmp_path):
+def sweep(work, tmp_path, each=EACH):
     "Kill `work(folder)` at its points and go on; how many there are, and what differed."
     code, n = forked(lambda: work(tmp_path / "whole"), below=tmp_path / "whole")
     assert code == 0 and n
     expected, wrong = left(tmp_path / "whole"), []
-    for point in range(1, n + 1, EACH):
+    for point in range(1, n + 1, each):
         out = tmp_path / str(point)
         assert forked(lambda: work(out), point, below=out)[0] == 137
         again, _ = forked(lambda: work(out))
@@ -71,6 +76,26 @@ def toy(out, steps=5):
 def test_a_run_killed_at_every_write_ends_the_same(tmp_path):
     tried, wrong = sweep(toy, tmp_path)
     assert tried > 60 and not wrong, wrong
+
+TRACE = "<observation>A thing moves to the left.</observation> <think>It moves left.</think> <answer>{}</answer>"
+WORDS = dict(
+    sft="sft --records {r} --media {m} --model {m}/base --preset tiny --prompt short --steps 3 --batch 2 --frames 2 --save-every 2 --validate-every 2 --validation {r} --out {out}",
+    rl="rl --records {r} --media {m} --model {m}/base --preset tiny --prompt short --steps 2 --prompts 2 --g 2 --limit 6 --frames 2 --judge oracle --out {out}",
+    generate="generate --records {r} --media {m} --teacher local:{m}/teacher --judge oracle --prompt short --frames 2 --limit 24 --how lenient --out {out}",
+    audit="data audit {r} --media {m} --frames 2 --workers 1 --out {out}",
+    subset="data subset {r} -n 4 --out {out}",
+    convert="data convert {r} --out {out}/rl.json --form ours --part 3")
+
+@pytest.mark.parametrize("command", WORDS)
+def test_a_command_killed_at_a_write_and_given_again_ends_the_same(tmp_path, command, capfd):
+    rows = [json.loads(line) for line in (SAMPLES / "train.jsonl").read_text().splitlines()[:8]]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(dict(row, output=TRACE.format("A"))) + "\n" for row in rows))
+    def work(out):
+        (tmp_path / "runs").mkdir(exist_ok=True)
+        code = main(WORDS[command].format(r=tmp_path / "r.jsonl", m=SAMPLES, out=out).split())
+        if code: raise SystemExit(code)
+    tried, wrong = sweep(work, tmp_path / "runs", 1 if STORM else FEW[command])
+    assert tried >= 4 and not wrong, (wrong, capfd.readouterr().err[-2000:])
 
 def records(n=7): return [replace(example_record(), problem_id=str(i)) for i in range(n)]
 
