@@ -253,7 +253,7 @@ def test_a_reader_survives_what_hangs_dies_or_raises(folder):
 
 
 @pytest.mark.parametrize("how,message", [(dict(frames=0), "frames is 0"), (dict(pixels=-1), "pixels is -1"), (dict(seconds=0), "seconds is 0"), (dict(cache="c", sampler=lambda film, n, record: [0]), "a method `key"),
-                                         (dict(seconds=1, sampler=lambda film, n, record: [0]), "another process can have")], ids=str)
+                                         (dict(seconds=1, sampler=lambda film, n, record: [0]), "another process can have")], ids=["frames", "pixels", "seconds", "cache", "another process"])
 def test_a_reader_that_cannot_work_is_refused_at_once(tmp_path, monkeypatch, how, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message): Reader(tmp_path, **how)

@@ -1,19 +1,27 @@
 """The prompt that is run once, against the stock forward pass on the padded batch, in which every response carries its own prompt and pixels."""
 import random, warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 import pytest, torch
 from transformers import Qwen2_5_VLForConditionalGeneration
+from videop2r.data import read_jsonl
 from videop2r.engine import shared
 from videop2r.families import family_of
+from videop2r.judge import base_judge
 from videop2r.losses import policy_loss
 from videop2r.model import Policy, add_lora, tiny_config
-from videop2r.engine.shared import flex, group_backward, group_logprobs, plain
+from videop2r.engine.shared import OnCPU, group_backward, group_logprobs, merged, plain
+from videop2r.rollout import read_reference
 from videop2r.sampling import sample_plainly
 from videop2r.tokens import Coder, collate, encode, train_tokenizer
 from videop2r.video import Visual
 from videop2r.world import gold, make_question, wording
 
 CODER = Coder(train_tokenizer([gold(q) + wording(q) + " ".join(q.options) for q in (make_question(random.Random(i)) for i in range(200))]), family_of("qwen2.5-vl"))
+SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
+RECORD = read_jsonl(SAMPLES / "train.jsonl")[0]
 CLIP, WIDE, PICTURE, PLAIN = ("video", 4, 4, 4), ("video", 2, 8, 4), ("image", 1, 4, 8), None
 QUESTIONS = ("How many?", "Who moves first, and which way?", "Which shape is it?", "One and one?")
 
@@ -77,13 +85,44 @@ def test_equals_the_stock_forward_on_the_padded_batch(model, name):
             got = ours(model, prompts, batch, fixed, g, rows, recompute)
             assert (got - want).norm() / want.norm() < 1e-4, (rows, recompute)
 
-@pytest.mark.parametrize("attend", (plain, flex), ids=("plain", "flex"))
+class Mathematics:
+    "A kernel as the merge wants it, written out: what a card's own kernels must give."
+    @staticmethod
+    def scores(q, k, bias, causal, scale):
+        found = q @ k.mT * scale + (0 if bias is None else bias)
+        return found.masked_fill(~torch.ones(found.shape[-2:], dtype=torch.bool, device=q.device).tril(), -torch.inf) if causal else found
+
+    @classmethod
+    def forward(cls, q, k, v, bias, causal, scale):
+        found = cls.scores(q, k, bias, causal, scale)
+        log = found.logsumexp(-1)
+        return (found - log[..., None]).exp() @ v, log, "kept"
+
+    @classmethod
+    def backward(cls, grad, q, k, v, out, log, bias, causal, scale, more):
+        assert more == "kept"
+        p = (cls.scores(q, k, bias, causal, scale) - log[..., None]).exp()
+        slope = p * (grad @ v.mT - (grad * out).sum(-1, keepdim=True)) * scale
+        return slope @ k, slope.mT @ q, p.mT @ grad
+
+@pytest.mark.parametrize("kernel", (Mathematics, OnCPU))
+@pytest.mark.parametrize("p, m, t, n, padded", [(1, 1, 5, 9, 0), (1, 4, 7, 20, 0), (3, 2, 4, 11, 6), (2, 3, 1, 8, 2), (1, 8, 33, 17, 0)])
+def test_any_kernel_merges_to_attention_under_a_mask(kernel, p, m, t, n, padded):
+    torch.manual_seed(0)
+    q, (k, v), (pk, pv) = torch.randn(p * m, 6, t, 8).double(), torch.randn(2, p * m, 2, t, 8).double(), torch.randn(2, p, 2, n, 8).double()
+    bias = torch.zeros(p, 1, 1, n).double().index_fill(3, torch.arange(padded), -torch.inf) if padded else None
+    inputs, found = [x.requires_grad_() for x in (q, k, v, pk, pv)], []
+    for attend in (plain, merged(kernel)):
+        out = attend(*inputs, bias, .3)
+        found.append([out, *torch.autograd.grad(out, inputs, torch.ones_like(out) * out.detach())])
+    for a, b in zip(*found): assert (a - b).abs().max() < 1e-11
+
+@pytest.mark.parametrize("attend", (plain, merged(Mathematics)), ids=("plain", "mathematics"))
 def test_other_attention_gives_the_same(model, monkeypatch, attend):
     prompts, batch, fixed = group((CLIP, PICTURE), 3, [9, 1, 5, 12, 4, 2])
     monkeypatch.setitem(shared.ATTEND, "cpu", attend)
     with torch.no_grad(), warnings.catch_warnings(action="ignore"): got = group_logprobs(Policy(model, CODER), prompts, batch.response, batch.response_mask, 3)
     with torch.no_grad(): assert (got - stock(model, batch)).abs().max() < 1e-5
-    if attend is flex: return # it has no backward pass on a CPU
     want = gradient(model, lambda: loss_of(stock(model, batch), fixed, slice(None), batch.response.shape[1], 6).backward())
     assert (ours(model, prompts, batch, fixed, 3, 2, "nothing") - want).norm() / want.norm() < 1e-4
 
@@ -116,3 +155,31 @@ def test_a_prompts_responses_do_not_depend_on_what_is_sampled_beside_it(model):
         parts = [policy.sample(examples[i:i + width], 4, 20, generator=[luck(j) for j in range(i, min(4, i + width))]).rows() for i in range(0, 4, width)]
         assert sum(parts, []) == whole
     with pytest.raises(ValueError, match="2 generators for 4 prompts"): policy.sample(examples, generator=[luck(0), luck(1)])
+
+# ---- one model, many callers
+
+def test_judges_in_many_threads_say_what_one_says():
+    "Attention of our own is chosen by the call, not by a setting that all calls share."
+    policy = Policy.load(SAMPLES / "base")
+    judge, texts = base_judge(policy), [f"The {colour} thing moves {way}." for colour in ("red", "blue", "green", "grey") for way in ("left", "right", "up", "down")]
+    batch = collate(policy.coder, [replace(encode(policy.coder, "What moves?"), response=policy.coder.ids("Yes"))])
+    with torch.no_grad(): plainly = policy.logprobs(batch)
+    want = [judge(RECORD, text) for text in texts]
+    with ThreadPoolExecutor(8) as pool:
+        for got in [list(pool.map(lambda text: judge(RECORD, text), texts)) for _ in range(3)]:
+            assert [v.yes for v in got] == [v.yes for v in want] and [float(v.reason.split()[2]) for v in got] == pytest.approx([float(v.reason.split()[2]) for v in want], abs=.02)
+    with torch.no_grad(): assert torch.equal(policy.logprobs(batch), plainly)
+
+def test_the_reference_is_read_by_prompt_and_by_rows(monkeypatch):
+    "What stands in memory at once is what `micro` and `rows` say, and the numbers are the same."
+    policy = Policy.load(SAMPLES / "base")
+    prompts = [encode(policy.coder, f"What moves {way}?") for way in ("left", "right", "up")]
+    found = policy.sample(prompts, 4, limit=9, generator=[luck(i) for i in range(3)])
+    rollout, seen = SimpleNamespace(ids=found.ids, mask=found.mask, g=4), []
+    real = shared.response_states
+    def states(policy, held, ids, recompute=False):
+        seen.append((len(held.start), len(ids)))
+        return real(policy, held, ids, recompute)
+    monkeypatch.setattr(shared, "response_states", states)
+    with torch.no_grad(): whole, parts = (read_reference(policy, prompts, [None] * 3, rollout, "base", 1., *how) for how in ((), (1, 2)))
+    assert seen == [(3, 12)] + [(1, 2)] * 6 and (whole - parts).abs().max() < 1e-5

@@ -193,7 +193,7 @@ def _likelier(policy, text):
     width = max(map(len, rows))
     ids = pad_right(rows, width, policy.coder.pad).to(policy.device)
     mask = pad_right([[1] * len(row) for row in rows], width).bool().to(policy.device)
-    prompt = collate(policy.coder, [encode(policy.coder, text)]).to(policy.device)
+    prompt = collate(policy.coder, [encode(policy.coder, text)])
     yes, no = group_logprobs(policy, prompt, ids, mask, 2, [None]).sum(-1).tolist()
     return yes - no
 

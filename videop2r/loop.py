@@ -27,7 +27,7 @@ def seeded(seed: int, step: int, record, place: int, device="cpu") -> torch.Gene
     return torch.Generator(device).manual_seed(number)
 
 # %% ../nbs/3_training/7_loop.ipynb #890aefdc
-STEP = ("g", "recipe", "limit", "temperature", "top_p") # settings that `collect` takes
+STEP = "g recipe limit temperature top_p micro rows".split() # settings that `collect` takes
 
 def train(
     policy: Policy,             # with a trainable adapter, which is active, and the reference

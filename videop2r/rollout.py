@@ -187,18 +187,24 @@ def timed(seconds: dict, name: str):
     if torch.cuda.is_available(): torch.cuda.synchronize()
     seconds[name] = seconds.get(name, 0.) + time.perf_counter() - start
 
+# %% ../nbs/3_training/5_rollout.ipynb #92f97b97
 @torch.no_grad()
 def read_reference(
     policy: Policy, prompts, features,
     rollout: Rollout,
     reference: str,     # the adapter's name, or 'base' for the model without any
     temperature: float,
+    micro: int = None, rows: int = None, # prompts, and responses to each, at once; all unless given
 ):                      # (b, t)
     "Log-probabilities of a rollout's responses under the reference."
-    batch = collate(policy.coder, prompts).to(rollout.ids.device)
-    given = (batch, rollout.ids, rollout.mask, rollout.g, features)
+    size, g, found = micro or len(prompts), rollout.g, []
     with policy.using(None if reference == "base" else reference):
-        return group_logprobs(policy, *given, temperature=temperature)
+        for start in range(0, len(prompts), size):
+            part, mine = slice(start, start + size), slice(start * g, (start + size) * g)
+            batch = collate(policy.coder, prompts[part])
+            given = (batch, rollout.ids[mine], rollout.mask[mine], g, features[part], rows)
+            found.append(group_logprobs(policy, *given, temperature))
+    return torch.cat(found)
 
 # %% ../nbs/3_training/5_rollout.ipynb #ade72b0b
 def _questions(rollout):
@@ -219,17 +225,16 @@ def collect(
     top_p: float = 1.,
     generator=None,             # torch generator, or a list with one for each prompt
     reference: str = "reference", # adapter's name; 'base' for the bare base; None reads none
-    slices: int = None,         # prompts sampled at once; all unless given
+    slices: int = None, micro: int = None, rows: int = None, # prompts sampled at once; as in `read_reference`
     workers: int = 0, patience: float = 600., # as in `Asking`
 ) -> Rollout:
     "Sample, judge, credit, and read the reference; `ValueError` for a group of one."
     if g < 2:
         what = f"a group of {g} response has nothing to compare its reward with"
         raise ValueError(f"{what}: set g to at least 2")
-    asking, parts = Asking(judge, workers, patience), []
+    asking, parts, size = Asking(judge, workers, patience), [], slices or len(prompts)
     seconds = dict(sampling=0., judge=0., reference=0.)
     how = dict(limit=limit, temperature=temperature, top_p=top_p)
-    size = slices or len(prompts)
     for start in range(0, len(prompts), size):
         own = generator[start:start + size] if isinstance(generator, list) else generator
         part = [each[start:start + size] for each in (records, prompts, features)]
@@ -239,7 +244,8 @@ def collect(
     rollout = join(parts)
     if reference is not None:
         with timed(seconds, "reference"):
-            rollout.ref = read_reference(policy, prompts, features, rollout, reference, temperature)
+            given = (rollout, reference, temperature, micro, rows)
+            rollout.ref = read_reference(policy, prompts, features, *given)
     with timed(seconds, "judge"): rollout.verdicts = asking.verdicts()
     rollout.table = assess(rollout, recipe)
     return replace(assign(rollout, recipe), seconds=seconds)

@@ -57,7 +57,7 @@ def sample_plainly(policy: Policy, prompt, g: int, limit: int, temperature=1., g
     rows, logprobs = [[] for _ in range(g)], []
     for step in range(limit):
         batch = collate(coder, [replace(prompt, response=row + [coder.pad]) for row in rows])
-        z = policy.head(policy.states(batch.to(policy.device), features)[:, -1])
+        z = policy.head(policy.states(batch, features)[:, -1])
         z[:, ban] = float("-inf")
         ids, given = draw_token(z, temperature, chance=chances[:, step])
         ended = torch.tensor([coder.eos in row for row in rows]).to(ids.device)
@@ -110,14 +110,14 @@ def sample(
         if value < 1: raise ValueError(f"{name} is {value}: give a number above 0")
     ban = torch.tensor(self.coder.forbidden(self.head.out_features), device=self.device)
     own = isinstance(generator, (list, tuple))
-    chances = _chances(generator, g, limit, len(prompts)) if own else None
+    chances = _chances(generator, g, limit, len(prompts)).to(self.device) if own else None
 
     def pick(z, rows, step):
         z = z.index_fill(-1, ban, float("-inf"))
         if not own: return draw_token(z, temperature, top_p, generator)
-        return draw_token(z, temperature, top_p, chance=chances[rows.to(chances.device), step])
+        return draw_token(z, temperature, top_p, chance=chances[rows, step])
 
-    shared = prefill(self, collate(self.coder, prompts).to(self.device), features)
+    shared = prefill(self, collate(self.coder, prompts), features)
     ids, logprobs = decode(self, shared, g, limit, pick)
     if logprobs.isnan().any():
         raise RuntimeError("the probability tensor holds NaN: so do weights or inputs")

@@ -125,7 +125,7 @@ def response_logprobs(model, coder: Coder, batch, features):  # (b, t), 0 at pad
 # %% ../nbs/3_training/3_sft.ipynb #bc0d9fa8
 def loss_sums(logprobs, batch): # (6,): summed loss of all, perception, reasoning; tokens of each
     "What a batch adds to the loss and to each process's part of it."
-    loss = -logprobs.detach().double()
+    batch, loss = batch.to(logprobs.device), -logprobs.detach().double()
     parts = (loss[:, None] * batch.masks).sum((0, 2))
     counts = batch.response_mask.sum()[None], batch.masks.sum((0, 2))
     return torch.cat([loss.sum()[None], parts, *counts])

@@ -105,7 +105,7 @@ def backward(
             value, told = part_loss(policy, rollout, settings, states, where, t, of)
             parts.append(told)
             return value
-        batch = collate(policy.coder, prompts[start:end]).to(rollout.ids.device)
+        batch = collate(policy.coder, prompts[start:end])
         given = (rollout.ids[part], rollout.mask[part], rollout.g, loss, features[start:end])
         group_backward(policy, batch, *given, settings.rows, settings.recompute)
     return added(parts)

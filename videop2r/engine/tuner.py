@@ -118,10 +118,10 @@ def gradients(
     total, odd = torch.zeros(8, dtype=torch.float64, device=team.device), []
     for part in chunked(share, micro or len(share) or 1):
         batch = collate(coder, [example for _, example in part]).to(team.device)
-        with team.accelerator.autocast():
+        with team.autocast():
             seen = [features(key, example) for key, example in part]
             logprobs = response_logprobs(model, coder, batch, seen)
-        team.accelerator.backward(-logprobs.sum() / tokens)
+        (-logprobs.sum() / tokens).backward()
         real = batch.mask.sum()
         cells = torch.stack([torch.full_like(real, batch.mask.numel()), real])
         total += torch.cat([loss_sums(logprobs, batch), cells])
@@ -174,8 +174,7 @@ class Tuner:
             check_data(data, self.settings.limit)
         self.params, self.features = _trained(self.model), Features(self.model)
         device = self.params[0].device
-        precision = "no" if device.type == "cpu" else "bf16"
-        self.team = Team(device, [self.track] if self.track else [], self.out, precision)
+        self.team = Team(device, [self.track] if self.track else [], self.out)
         self.folder = RunFolder(self.out, self.facts, "sft", _FREE, self.team)
         self._prepare()
 
@@ -308,7 +307,7 @@ def _validation_sums(self: Tuner):
 def _logprobs(self: Tuner, part):
     "A validation batch and its log-probabilities."
     batch = collate(self.coder, [example for _, example in part]).to(self.team.device)
-    with self.team.accelerator.autocast():
+    with self.team.autocast():
         seen = [self.features(("validation", i), example) for i, example in part]
         return batch, response_logprobs(self.model, self.coder, batch, seen)
 
