@@ -278,7 +278,7 @@ _SPECS = "oracle, recorded:FILE, base:FOLDER, openai:MODEL@URL or anthropic:MODE
 def _judge_named(kind, rest, spec, settings):
     if kind == "oracle": return ORACLE
     if kind == "recorded": return recorded(rest)
-    if kind == "base": return base_judge(Policy.load(rest))
+    if kind == "base": return base_judge(Policy.load(rest, nf4=torch.cuda.is_available())) # beside a policy
     if is_remote(spec): return chat_judge(chat_of(spec, **settings))
     raise ValueError(f"judge {without_secrets(spec).split('@')[0]!r}: use {_SPECS}")
 

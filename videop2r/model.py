@@ -19,7 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers.utils import cached_file, logging as transformers_logging
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 from .engine.checkpoints import (
-    check_adapter, check_attention, check_loaded, check_source, faults_of, local_adapter)
+    check_adapter, check_attention, check_loaded, check_source, commit_of, faults_of, local_adapter,
+    on_hub, source_of, warn_of_half)
 from .engine.files import replacing_folder
 from .tokens import Batch, Coder
 
@@ -55,7 +56,7 @@ def _no_repacking(model):
 
 # %% ../nbs/2_seeing/6_model.ipynb #cb51f947
 def load(
-    name,                       # folder or hub name
+    name,                       # folder, or hub name: org/name, org/name@revision
     nf4: bool = False,          # four-bit linear layers
     dtype=None,                 # also of NF4's products; float32 on a CPU, bfloat16 on a GPU
     attention: str = "sdpa",    # or "flash_attention_2"; the shared prompt has an attention of its own
@@ -66,14 +67,17 @@ def load(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16)
     check_source(name)
+    warn_of_half(device, dtype)
     check_attention(attention, device, dtype)
     more = dict(quantization_config=quantisation(dtype)) if nf4 else {}
     how = dict(use_safetensors=True, trust_remote_code=False, output_loading_info=True, **more)
     try:
+        place, revision = source_of(name)
         model, info = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=dtype, attn_implementation=attention, device_map={"": device}, **how)
+            place, dtype=dtype, attn_implementation=attention, device_map={"": device}, **how, **revision)
     except Exception as e: raise faults_of(name, e) from e
     check_loaded(name, info)
+    if on_hub(name): model.config._commit_hash = commit_of(name) # for a run's fingerprint
     return linear_patches(_no_repacking(model)).eval().requires_grad_(False)
 
 # %% ../nbs/2_seeing/6_model.ipynb #2f3e444b
@@ -255,7 +259,7 @@ def token_logprobs(
         entropies += told or []
     return _unpacked(parts, mask), _unpacked(entropies, mask) if entropy else None
 
-# %% ../nbs/2_seeing/6_model.ipynb #181b5c42
+# %% ../nbs/2_seeing/6_model.ipynb #cc1f3414
 @patch
 def logprobs(self: Policy, batch: Batch, features: list = None, temperature: float = 1.):  # (b, t)
     "Log-probability of each response token of a batch, 0 at padding."
@@ -375,6 +379,7 @@ def merge_adapter(
     with replacing_folder(out) as part:
         merged.save_pretrained(str(part))
         Coder.load(base).tokenizer.save_pretrained(str(part))
+        place, revision = source_of(base)
         for name in _PROCESSORS: # the numbers for pixels
-            found = cached_file(base, name, _raise_exceptions_for_missing_entries=False)
+            found = cached_file(place, name, _raise_exceptions_for_missing_entries=False, **revision)
             if found: (part / name).write_bytes(Path(found).read_bytes())

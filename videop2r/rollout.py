@@ -178,16 +178,24 @@ def _bonus(policy, records, prompts, texts, g, recipe, generator, how):
     return (temporal_bonus(in_order, mixed_up, recipe.bonus) * moving[:, None]).flatten()
 
 # %% ../nbs/3_training/5_rollout.ipynb #2cdcaf41
+_SMALLER = dict( # what takes less memory in each stage
+    sampling="slices, g, limit, frames or pixels", reference="micro or rows",
+    update="micro or rows, or set recompute to all")
+
 @contextmanager
 def timed(seconds: dict, name: str):
-    "Add the time of a block to `seconds[name]`."
+    "Add the time of a block to `seconds[name]`; where a GPU's memory runs out, what to lower is told."
     if torch.cuda.is_available(): torch.cuda.synchronize()
     start = time.perf_counter()
-    yield
+    try: yield
+    except torch.OutOfMemoryError as e:
+        if name not in _SMALLER: raise
+        what = f"the GPU's memory runs out in {name}: lower {_SMALLER[name]}"
+        raise torch.OutOfMemoryError(f"{what} ({str(e).splitlines()[0][:200]})") from e
     if torch.cuda.is_available(): torch.cuda.synchronize()
     seconds[name] = seconds.get(name, 0.) + time.perf_counter() - start
 
-# %% ../nbs/3_training/5_rollout.ipynb #92f97b97
+# %% ../nbs/3_training/5_rollout.ipynb #cec62b6e
 @torch.no_grad()
 def read_reference(
     policy: Policy, prompts, features,

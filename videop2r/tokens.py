@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from transformers import AutoConfig, AutoTokenizer
-from .engine.checkpoints import faults_of, on_hub
+from .engine.checkpoints import faults_of, on_hub, source_of
 from .engine.paint import legend_html, token_html
 from .engine.remote import closing_of
 from .families import Family, family_of
@@ -94,13 +94,12 @@ class Coder:
 @patch(cls_method=True)
 def load(cls: Coder, folder):
     "The coder of a checkpoint; `ValueError` where there is none, or tokenizer and model do not belong together."
-    here = Path(folder).is_dir()
-    family = family_of(folder) if here else None
-    if not here: on_hub(folder)
+    family = None if on_hub(folder) else family_of(folder)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        name, revision = source_of(folder)
+        config = AutoConfig.from_pretrained(name, **revision)
         family = family or family_of(config)
-        coder = cls(AutoTokenizer.from_pretrained(folder), family)
+        coder = cls(AutoTokenizer.from_pretrained(name, **revision), family)
     except Exception as e: raise faults_of(folder, e) from e
     _check_ids(coder, config, folder)
     return coder

@@ -19,7 +19,7 @@ from ..data import Record
 from .media import reader_of, sampler_key
 from .files import Journal
 from .reading import sift, to_prompts
-from .runs import Interrupted, RunFolder, Team, base_of, ctrl_c, digest
+from .runs import Interrupted, RunFolder, Team, base_of, ctrl_c, digest, peak_gb
 from ..judge import Judge
 from ..loop import STEP, order_of, seeded
 from ..model import Policy
@@ -101,7 +101,8 @@ class Learner:
         self.team = Team(self.policy.device, self.settings.trackers, self.out)
         self.folder = RunFolder(self.out, self.facts, "rl", FREE, self.team, self.card, "policy")
         self.params = [param for param in self.policy.model.parameters() if param.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.params, lr=self.settings.lr, weight_decay=0.)
+        how = dict(weight_decay=0., fused=True if self.policy.device.type == "cuda" else None)
+        self.optimizer = torch.optim.AdamW(self.params, lr=self.settings.lr, **how)
         self.drawn, self.whole, self.stream = 0, True, None
 
 # %% ../../nbs/engine/learner.ipynb #f5006f4b
@@ -299,6 +300,7 @@ def step(self: Learner, step: int):  # (row, Rollout: this machine's part, None 
     row = dict(step=step, **told, **metrics)
     row.update({f"seconds_{name}": each for name, each in spent.items()})
     row.update(drawn=self.drawn, dropped=part.dropped, quarantined=len(self.folder.bad))
+    row.update(memory_gb=peak_gb(self.team.device))
     if fault: row["skipped"] = fault
     self.say(step, part.rollout)
     self.folder.add(row)

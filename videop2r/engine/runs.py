@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import torch
 from fastcore.basics import patch
+from .checkpoints import commit_of, source_of
 from .files import (
     Journal, claimed, read_json, replacing, replacing_folder, write_json, write_text)
 
@@ -43,7 +44,7 @@ def own_device() -> torch.device:
     if state.num_processes > 1: print(place, file=sys.stderr, flush=True)
     return state.device
 
-# %% ../../nbs/engine/runs.ipynb #337ba5af
+# %% ../../nbs/engine/runs.ipynb #79670526
 _SHARDING = dict(FSDP="FSDP", DEEPSPEED="DeepSpeed", MEGATRON_LM="Megatron", PARALLELISM_CONFIG="a parallelism config")
 
 def check_launcher():
@@ -158,18 +159,20 @@ def _ends(path, n=1 << 16):
 
 # %% ../../nbs/engine/runs.ipynb #68dfe220
 def fingerprint(
-    folder, # of a checkpoint, or a hub name, which stays as it is
-) -> str:   # the folder's name and eight hexadecimal digits
-    "A checkpoint's name: from its config, and the size and both ends of each file of weights."
+    folder, # of a checkpoint, or a hub name
+) -> str:   # the name and eight hexadecimal digits
+    "A checkpoint's name: from its config, and the size and both ends of each file of weights; the hub's commit."
+    if not Path(folder).is_dir(): return f"{source_of(folder)[0]} {commit_of(folder)[:8]}".strip()
     folder = Path(folder)
-    if not folder.is_dir(): return str(folder)
     weights = [_ends(path) for path in sorted(folder.glob("*.safetensors"))]
     return f"{folder.resolve().name} {digest((folder / 'config.json').read_text(encoding='utf-8'), *weights)[:8]}"
 
 def base_of(model) -> dict: # {"base", "trained"}
     "The base of a model with adapters, by fingerprint, and what of it is trained."
     count = sum(param.numel() for param in model.parameters() if param.requires_grad)
-    base = fingerprint(model.get_base_model().config._name_or_path)
+    config = model.get_base_model().config
+    place, commit = config._name_or_path, getattr(config, "_commit_hash", None) # of the hub
+    base = f"{place} {commit[:8]}" if commit else fingerprint(place)
     return dict(base=base, trained=f"{count} weights of {model.active_adapter}")
 
 # %% ../../nbs/engine/runs.ipynb #20fac5f7

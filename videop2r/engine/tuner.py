@@ -250,7 +250,10 @@ def step(self: Tuner,
         row = dict(step=step, examples=0, skipped="none of its records can be read")
         return dict(row, memory_gb=peak_gb(self.team.device), seconds=time.time() - start)
     given = (self.model, self.coder, self.team, good, tokens, self.features)
-    sums, odd = gradients(*given, settings.micro)
+    try: sums, odd = gradients(*given, settings.micro)
+    except torch.OutOfMemoryError as e:
+        what = "the GPU's memory runs out: lower micro, frames or pixels, or set checkpointing"
+        raise torch.OutOfMemoryError(f"{what} ({str(e).splitlines()[0][:200]})") from e
     sums = self.team.sum(sums)
     self.team.sum_gradients(self.params)
     norm = torch.nn.utils.clip_grad_norm_(self.params, settings.clip).item()

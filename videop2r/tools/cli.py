@@ -510,6 +510,7 @@ def _nobody_reads():
 # %% ../../nbs/tools/cli.ipynb #fb27a77b
 def main(argv=None) -> int:
     "Run one command; returns its exit code."
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True") # lengths differ each turn
     _show_all()
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["--version"]:

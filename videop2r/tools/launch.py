@@ -20,6 +20,7 @@ from ..engine.learner import Learner, Media
 from ..engine.media import Reader, reader_of
 from ..engine.paint import escaped, markdown_table
 from ..engine.remote import is_remote
+from ..engine.checkpoints import local_adapter
 from ..engine.runs import digest, fingerprint, must_hold, own_device
 from ..engine.tuner import Tuner, check_data
 from ..judge import Judge, base_judge, judge_of
@@ -392,6 +393,7 @@ def open_policy(model, adapter, preset: Preset): # (Policy, RL)
     if adapter is None:
         trained = add_lora(policy.model, policy.family, preset.rank, seed=preset.rl.seed)
         return Policy(trained, policy.coder), replace(preset.rl, reference="base")
+    adapter = local_adapter(adapter)
     if not (Path(adapter) / "adapter_config.json").is_file():
         remedy = "give the folder of a PEFT adapter, as SFT writes it"
         raise ValueError(f"{adapter}: holds no adapter_config.json; {remedy}")
