@@ -1,22 +1,27 @@
 "Rollouts, the loop on one and two processes, resume after a kill, and bad input that must not be trained on."
-import json, os, signal, socket, subprocess, sys, time
+import json, os, signal, socket, subprocess, sys, time, warnings
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 import pytest, torch
 from loopback import serve
-from rl_child import RECIPE, both, fresh, prepared, run, settings
+from rl_child import SAMPLES, RECIPE, both, fresh, prepared, run, settings
 from videop2r.advantages import findings
 from videop2r.health import health
 from videop2r.judge import ORACLE, Judge, Verdict, chat_judge
-from videop2r.engine.learner import Learner, Loaded, is_best, train_rl
+from videop2r.cot import SHORT
+from videop2r.data import read_jsonl
+from videop2r.engine.learner import Learner, Loaded, Media, is_best, train_rl
+from videop2r.engine.media import Reader
 from videop2r.engine.runs import weights_of
-from videop2r.loop import seeded, train as plain_train
+from videop2r.loop import order_of, seeded, train as plain_train
 from videop2r.model import Policy
 from videop2r.engine.remote import OpenAIChat
 from videop2r.recipe import RECIPES, Recipe
 from videop2r.rollout import assign, collect, join, shuffled, take
 from videop2r.tokens import collate
 from videop2r.tools.launch import PRESETS, preset_of, run_rl
+from videop2r.tools.keyframes import ByQuestion
 from videop2r.update import NotFinite, backward, describe
 
 torch.set_num_threads(1)
@@ -163,7 +168,7 @@ def test_a_run_on_two_processes_is_the_run_on_one(shares):
     assert len(rows[0]) == len(rows[1]) == 2 and (shares[1] / "last" / "adapter_config.json").exists()
     for a, b in zip(*rows):
         assert a.keys() == b.keys()
-        for k in a: assert k.startswith("seconds") or a[k] == pytest.approx(b[k], rel=2e-3, abs=1e-5, nan_ok=True), k
+        for k in a: assert k.startswith(("seconds", "memory")) or a[k] == pytest.approx(b[k], rel=2e-3, abs=1e-5, nan_ok=True), k
     one, two = (torch.load(f / "weights.pt") for f in shares)
     assert all((one[k] - two[k]).abs().max() < 1e-4 for k in one)
 
@@ -384,3 +389,67 @@ def test_run_from_files_leaves_out_what_does_not_open(tmp_path):
     with pytest.raises(ValueError, match="g was 2, now 3"): run_rl(tmp_path / "r.jsonl", SAMPLES, SAMPLES / "teacher", None, "base", tmp_path / "out", "tiny", **dict(kw, g=3))
     with pytest.raises(ValueError, match="holds no checkpoint"): run_rl(tmp_path / "r.jsonl", SAMPLES, SAMPLES / "teacher", None, "base", tmp_path / "none", "tiny", resume=True, **kw)
     with pytest.raises(ValueError, match="adapter_config.json"): run_rl(tmp_path / "r.jsonl", SAMPLES, SAMPLES / "teacher", tmp_path, "oracle", tmp_path / "o", "tiny", **kw)
+
+# ---- what is read while a step is at work
+
+class Slow(Reader):
+    "Notes when each medium is read, and may fail."
+    def visual(self, record, family):
+        self.log.append(record.problem_id)
+        if record.problem_id in self.lost: raise ValueError(f"{record.problem_id} is damaged")
+        return Reader.visual(self, record, family)
+
+def by_media(lost=(), sampler=None, steps=3):
+    policy, records = fresh(), read_jsonl(SAMPLES / "train.jsonl")[:8]
+    reader = Slow(SAMPLES, 4, **(dict(sampler=sampler(policy)) if sampler else {}))
+    reader.log, reader.lost, said = [], set(lost), []
+    learner = Learner(policy, Media(records, reader, policy, "faithful", SHORT), ORACLE, settings(steps=steps, prompts=2, slices=None, beta=0.))
+    with warnings.catch_warnings(action="ignore"): learner.run(quiet=True, hook=lambda step, row, rollout: said.append(sorted(set(reader.log))))
+    return learner, reader.log, said
+
+def test_the_next_step_s_media_are_read_while_one_is_at_work():
+    learner, log, said = by_media()
+    order = [learner.data.records[i].problem_id for i in islice(order_of(8, learner.settings.seed), 8)]
+    for step in range(3): assert {*order[:2 * step + 2]} <= {*said[step]} <= {*order[:2 * step + 4]}
+    assert said[1] != sorted(order[:4]) or said[2] != sorted(order[:6]) # some of the next step's too
+    assert len(log) == len(set(log)) # none twice
+
+def test_what_is_read_ahead_is_what_is_read_at_once(monkeypatch):
+    want = by_media()[0]
+    monkeypatch.setattr(Media, "soon", lambda self, indices: None)
+    got = by_media()[0]
+    for a, b in zip(want.rows, got.rows): assert all(a[k] == b[k] for k in a if not k.startswith(("seconds", "memory")))
+
+def test_a_lost_medium_is_drawn_past_and_named_though_it_was_read_ahead():
+    first = [r.problem_id for r in read_jsonl(SAMPLES / "train.jsonl")[:8]]
+    learner, log, _ = by_media(lost=first[:3])
+    assert {bad["where"] for bad in learner.folder.bad} <= set(first[:3]) and len(learner.rows) == 3 and all(row["groups"] for row in learner.rows)
+
+def test_a_sampler_that_asks_the_policy_is_not_run_beside_it():
+    learner, log, said = by_media(sampler=lambda policy: ByQuestion(policy, SHORT, 2, name="tiny"), steps=2)
+    assert [len(each) for each in said] == [2, 4] and not learner.data.waiting
+
+# ---- a fault in one of two processes
+
+FAILING = """
+import sys, torch
+from accelerate import PartialState
+PartialState(cpu=True)
+from videop2r.engine.runs import Team
+team = Team()
+def work():
+    if team.rank == 1: raise OSError(5, "Input/output error", "a.mp4")
+    return "mine"
+try: print(team.together(work))
+except Exception as e: print(f"{team.rank}: {type(e).__name__}: {e}"); sys.exit(3)
+"""
+
+def test_a_fault_in_one_process_ends_all_and_names_itself(tmp_path):
+    (tmp_path / "failing.py").write_text(FAILING)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        env = dict(ENV, ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    both = [subprocess.Popen([sys.executable, tmp_path / "failing.py"], env=dict(env, RANK=str(i), LOCAL_RANK=str(i)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for i in range(2)]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [3, 3] and "1: OSError" in said[1] and "a.mp4" in said[1]
+    assert "0: RuntimeError: another process failed, so this one ends too: process 2: OSError" in said[0]

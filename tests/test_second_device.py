@@ -146,7 +146,7 @@ def test_rl_on_the_device_is_rl_on_the_host(asked, name):
     settings = RL(**{**dict(steps=2, prompts=3, g=2, limit=16, reference="base", lr=1e-3), **VARIANTS[name]})
     def work(policy):
         with torch.no_grad(): features = policy.see([each.visual for each in asked])
-        return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in train_rl(policy, RECORDS, asked, features, ORACLE, settings, quiet=True)]
+        return [{k: v for k, v in row.items() if not k.startswith(("seconds", "memory"))} for row in train_rl(policy, RECORDS, asked, features, ORACLE, settings, quiet=True)]
     (want, weights), (got, there), _ = both(work)
     for a, b in [*zip(got, want)][:1]: # after Adam's first step a gradient of nothing goes either way
         off = {k: (v, b[k]) for k, v in a.items() if (v != pytest.approx(b[k], rel=1e-3, abs=1e-5) if isinstance(v, float) else v != b[k])}
@@ -172,3 +172,16 @@ def test_the_lesson_s_loop_on_the_device(asked):
         return train(policy, RECORDS, asked, features, base_judge(policy), settings)[0]["loss"]
     (want, _), (got, _), _ = both(work)
     assert got == pytest.approx(want, abs=1e-5)
+
+# ---- how often the host waits
+
+def test_decoding_waits_for_the_device_once_in_sixteen_tokens(asked):
+    policy = Policy.load(SAMPLES / "teacher")
+    def waits(limit):
+        with card(watch=True) as device:
+            ids = policy.sample(asked, 2, limit, temperature=1., generator=[torch.Generator().manual_seed(i) for i in range(4)]).ids
+            return sum(device.waits.values()), device, ids.shape[1]
+    with card(): moved(policy.model)
+    (short, _, few), (long, device, many) = waits(8), waits(40)
+    assert few == 8 and many >= 32 and long - short <= 40 // 16 + 1
+    assert device.waits["decoding.decode"] <= 40 // 16 and device.waits["sampling.pick"] == device.waits["decoding.standing"] == 0

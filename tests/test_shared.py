@@ -11,10 +11,11 @@ from videop2r.engine import shared
 from videop2r.families import family_of
 from videop2r.judge import base_judge
 from videop2r.losses import policy_loss
-from videop2r.model import Policy, add_lora, tiny_config
-from videop2r.engine.shared import OnCPU, group_backward, group_logprobs, merged, plain
+from videop2r.model import Policy, add_lora, load, tiny_config
+from videop2r.engine.shared import OnCPU, group_backward, group_logprobs, merged, plain, prefill
 from videop2r.rollout import read_reference
-from videop2r.sampling import sample_plainly
+from videop2r.engine.decoding import decode
+from videop2r.sampling import draw_token, sample_plainly
 from videop2r.tokens import Coder, collate, encode, train_tokenizer
 from videop2r.video import Visual
 from videop2r.world import gold, make_question, wording
@@ -183,3 +184,29 @@ def test_the_reference_is_read_by_prompt_and_by_rows(monkeypatch):
     monkeypatch.setattr(shared, "response_states", states)
     with torch.no_grad(): whole, parts = (read_reference(policy, prompts, [None] * 3, rollout, "base", 1., *how) for how in ((), (1, 2)))
     assert seen == [(3, 12)] + [(1, 2)] * 6 and (whole - parts).abs().max() < 1e-5
+
+# ---- one token after the other, as a card does it
+
+@pytest.mark.parametrize("look", (3, 16))
+@pytest.mark.parametrize("g, limit", [(1, 5), (4, 40), (3, 70)])
+def test_places_by_the_block_and_looking_now_and_then_give_the_same(look, g, limit):
+    policy = Policy.load(SAMPLES / "teacher")
+    prompts = [encode(policy.coder, text) for text in ("What moves?", "Where is the red square at the end, and which way did it go?")]
+    ban = torch.tensor(policy.coder.forbidden(policy.head.out_features))
+    def drawn(look):
+        chances = torch.rand(2 * g, limit, generator=luck(0))
+        def pick(z, rows, step): return draw_token(z.index_fill(-1, ban, -torch.inf), 1., chance=chances[rows, step])
+        with torch.no_grad(): return decode(policy, prefill(policy, collate(policy.coder, prompts), [None] * 2), g, limit, pick, look)
+    (want, given), (got, same) = drawn(1), drawn(look)
+    assert torch.equal(want, got) and (given - same).abs().max() < 1e-4
+    assert g == 1 or (want == policy.coder.eos).any() # rows ended, and others went on
+
+def test_light_adapters_are_the_base_s_precision_and_full_again_afterwards():
+    policy = Policy(add_lora(load(SAMPLES / "base", dtype=torch.bfloat16), CODER.family, rank=2), Coder.load(SAMPLES / "base"))
+    lora = {n: p for n, p in policy.model.named_parameters() if "lora_" in n}
+    for p in lora.values(): p.data = torch.randn_like(p, dtype=torch.float32)
+    before = {n: p.detach().clone() for n, p in lora.items()}
+    with pytest.raises(KeyError), policy.light():
+        assert {p.dtype for p in lora.values()} == {torch.bfloat16}
+        raise KeyError
+    assert all(torch.equal(p, before[n]) and p.dtype == torch.float32 for n, p in lora.items())

@@ -259,7 +259,7 @@ def token_logprobs(
         entropies += told or []
     return _unpacked(parts, mask), _unpacked(entropies, mask) if entropy else None
 
-# %% ../nbs/2_seeing/6_model.ipynb #cc1f3414
+# %% ../nbs/2_seeing/6_model.ipynb #e9fc7494
 @patch
 def logprobs(self: Policy, batch: Batch, features: list = None, temperature: float = 1.):  # (b, t)
     "Log-probability of each response token of a batch, 0 at padding."
@@ -303,6 +303,18 @@ def load_adapter(
         model.load_adapter(folder, name, **how)
     except Exception as e: raise faults_of(folder, e) from e
     return model
+
+# %% ../nbs/2_seeing/6_model.ipynb #8569875e
+@patch
+@contextmanager
+def light(self: Policy):
+    "LoRA's weights in the precision of the base, for a block without gradients."
+    named, dtype = self.model.named_parameters(), self.head.weight.dtype
+    held = {weight: weight.data for name, weight in named if "lora_" in name and weight.dtype != dtype}
+    for weight, full in held.items(): weight.data = full.to(dtype)
+    try: yield self
+    finally:
+        for weight, full in held.items(): weight.data = full
 
 # %% ../nbs/2_seeing/6_model.ipynb #1a9c50a1
 def _switched(model, name):

@@ -195,7 +195,7 @@ def timed(seconds: dict, name: str):
     if torch.cuda.is_available(): torch.cuda.synchronize()
     seconds[name] = seconds.get(name, 0.) + time.perf_counter() - start
 
-# %% ../nbs/3_training/5_rollout.ipynb #cec62b6e
+# %% ../nbs/3_training/5_rollout.ipynb #5d19d0c2
 @torch.no_grad()
 def read_reference(
     policy: Policy, prompts, features,
@@ -206,7 +206,7 @@ def read_reference(
 ):                      # (b, t)
     "Log-probabilities of a rollout's responses under the reference."
     size, g, found = micro or len(prompts), rollout.g, []
-    with policy.using(None if reference == "base" else reference):
+    with policy.using(None if reference == "base" else reference), policy.light():
         for start in range(0, len(prompts), size):
             part, mine = slice(start, start + size), slice(start * g, (start + size) * g)
             batch = collate(policy.coder, prompts[part])

@@ -75,7 +75,7 @@ class Samples:
     logprobs: torch.Tensor  # (n, t) under the policy that sampled, 0 at padding
     truncated: torch.Tensor # (n,) of bool: reached the limit before the end token
     texts: list             # n decoded responses
-    def rows(self): return [ids[mask].tolist() for ids, mask in zip(self.ids, self.mask)]
+    def rows(self): return [ids[mask].tolist() for ids, mask in zip(self.ids.cpu(), self.mask.cpu())]
 
 def _as_samples(ids, logprobs, coder):
     end = ids == coder.eos
@@ -83,8 +83,8 @@ def _as_samples(ids, logprobs, coder):
     mask = ended - end.long() == 0
     t = int(mask.sum(1).max())
     ids, mask, logprobs = ids[:, :t], mask[:, :t], logprobs[:, :t]
-    texts = [coder.text(row[m].tolist()) for row, m in zip(ids, mask)]
-    return Samples(ids, mask, logprobs, ended[:, -1] == 0, texts)
+    found = Samples(ids, mask, logprobs, ended[:, -1] == 0, [])
+    return replace(found, texts=[coder.text(row) for row in found.rows()])
 
 # %% ../nbs/2_seeing/7_sampling.ipynb #d44c927d
 def _chances(generators, g, limit, prompts):
@@ -117,8 +117,9 @@ def sample(
         if not own: return draw_token(z, temperature, top_p, generator)
         return draw_token(z, temperature, top_p, chance=chances[rows, step])
 
-    shared = prefill(self, collate(self.coder, prompts), features)
-    ids, logprobs = decode(self, shared, g, limit, pick)
+    with self.light():
+        shared = prefill(self, collate(self.coder, prompts), features)
+        ids, logprobs = decode(self, shared, g, limit, pick)
     if logprobs.isnan().any():
         raise RuntimeError("the probability tensor holds NaN: so do weights or inputs")
     return _as_samples(ids, logprobs, self.coder)

@@ -7,7 +7,9 @@ __all__ = ['FREE', 'Loaded', 'Media', 'Learner', 'is_best', 'Part', 'train_rl']
 
 # %% ../../nbs/engine/learner.ipynb #8bf9f74a
 import json, math, warnings
-from dataclasses import asdict, dataclass
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 import torch
 from einops import rearrange
@@ -18,7 +20,7 @@ from ..cot import Prompt
 from ..data import Record
 from .media import reader_of, sampler_key
 from .files import Journal
-from .reading import sift, to_prompts
+from .reading import prompts_ahead, sift
 from .runs import Interrupted, RunFolder, Team, base_of, ctrl_c, digest, peak_gb
 from ..judge import Judge
 from ..loop import STEP, order_of, seeded
@@ -26,6 +28,7 @@ from ..model import Policy
 from ..recipe import RL
 from ..rewards import PROCESSES
 from ..rollout import Rollout, assign, collect, join, take, timed
+from ..tokens import Example
 from ..update import Facts, NotFinite, Totals, added, backward, facts_of, totals
 
 # %% ../../nbs/engine/learner.ipynb #b58cbd26
@@ -40,6 +43,8 @@ class Loaded:
         given = (self.records, self.prompts, self.features)
         return *([kept[i] for i in indices] for kept in given), []
 
+    def soon(self, indices): "They are here already."
+
 # %% ../../nbs/engine/learner.ipynb #f76af8f5
 @dataclass
 class Media:
@@ -51,8 +56,10 @@ class Media:
     prompt: Prompt = Prompt()
     frames: int = 16
     pixels: int = None   # most pixels a frame
+    waiting: dict = field(default_factory=dict, init=False, repr=False) # index -> what is being read
 
     def __post_init__(self):
+        self.thread = ThreadPoolExecutor(1)
         good, self.bad = sift(self.records, self.how)
         self.records = [record for record in map(self.records.__getitem__, good) if self._there(record)]
 
@@ -61,19 +68,41 @@ class Media:
         except ValueError as e: self.bad.append(dict(where=record.problem_id, reason=str(e)))
         else: return True
 
-    @property
-    def about(self) -> dict:
-        "What is seen of a medium and asked about it."
-        reader = reader_of(self.media, frames=self.frames, pixels=self.pixels)
-        seen = dict(frames=reader.frames, pixels=reader.pixels)
-        seen["sampler"] = sampler_key(reader.sampler, Record())
-        return dict(seen, prompt=digest(asdict(self.prompt))[:8])
+# %% ../../nbs/engine/learner.ipynb #aeab31f1
+@patch(as_prop=True)
+def about(self: Media) -> dict:
+    "What is seen of a medium and asked about it."
+    reader = reader_of(self.media, frames=self.frames, pixels=self.pixels)
+    seen = dict(frames=reader.frames, pixels=reader.pixels)
+    seen["sampler"] = sampler_key(reader.sampler, Record())
+    return dict(seen, prompt=digest(asdict(self.prompt))[:8])
 
-    def get(self, indices): # records, prompts, features, quarantine
-        wanted, how = [self.records[i] for i in indices], dict(frames=self.frames, pixels=self.pixels)
-        prompts, records, bad = to_prompts(self.policy.coder, wanted, self.media, self.prompt, **how)
-        with torch.no_grad(): features = self.policy.see([each.visual for each in prompts])
-        return records, prompts, features, bad
+# %% ../../nbs/engine/learner.ipynb #1ce292a5
+@patch
+def _read(self: Media, i): # (Record, its Example or the reason why there is none)
+    how = dict(frames=self.frames, pixels=self.pixels)
+    given = (self.policy.coder, [self.records[i]], self.media, self.prompt)
+    return next(prompts_ahead(*given, **how))
+
+@patch
+def soon(self: Media, indices):
+    "Read these prompts in a thread; what was expected and not asked for is forgotten."
+    if hasattr(reader_of(self.media).sampler, "policy"): return
+    kept = {i: self.waiting.get(i) for i in indices}
+    for i, found in self.waiting.items():
+        if i not in kept: found.cancel()
+    self.waiting = {i: found or self.thread.submit(self._read, i) for i, found in kept.items()}
+
+@patch
+def get(self: Media, indices): # records, prompts, features, quarantine
+    "Prompts with their visual tokens, read before or now."
+    waiting = {i: self.waiting.pop(i) for i in set(indices) & self.waiting.keys()}
+    found = [waiting[i].result() if i in waiting else self._read(i) for i in indices]
+    good = [(record, each) for record, each in found if isinstance(each, Example)]
+    bad = [dict(where=record.problem_id, reason=each) for record, each in found if isinstance(each, str)]
+    records, prompts = map(list, zip(*good)) if good else ([], [])
+    with torch.no_grad(): features = self.policy.see([each.visual for each in prompts])
+    return records, prompts, features, bad
 
 # %% ../../nbs/engine/learner.ipynb #41b27d09
 def _why(bad, most=1):
@@ -103,7 +132,7 @@ class Learner:
         self.params = [param for param in self.policy.model.parameters() if param.requires_grad]
         how = dict(weight_decay=0., fused=True if self.policy.device.type == "cuda" else None)
         self.optimizer = torch.optim.AdamW(self.params, lr=self.settings.lr, **how)
-        self.drawn, self.whole, self.stream = 0, True, None
+        self.drawn, self.whole, self.stream, self.coming = 0, True, None, deque()
 
 # %% ../../nbs/engine/learner.ipynb #f5006f4b
 @patch(as_prop=True)
@@ -175,7 +204,7 @@ def _draw(self: Learner, n):  # (place, index) of each
         bad = self.folder.bad
         raise ValueError(f"no medium can be read: {len(bad)} are in quarantine: {_why(bad)}")
     while len(drawn) < n:
-        i = next(self.stream)
+        i = self.coming.popleft() if self.coming else next(self.stream)
         if self.data.records[i].problem_id not in lost: drawn.append((self.drawn, i))
         self.drawn += 1
     return drawn
@@ -186,21 +215,35 @@ def _collect(self: Learner, step, n):  # (Rollout or None, prompts, features)
     "This machine's part of n further prompts."
     settings = self.settings
     mine = self.team.share(self._draw(n))
-    records, prompts, features, bad = self.data.get([i for _, i in mine])
+    read = self.team.together(lambda: self.data.get([i for _, i in mine]))
+    records, prompts, features, bad = read
     lost = {each["where"] for each in bad}
     places = [place for place, i in mine if self.data.records[i].problem_id not in lost]
     self.folder.leave_out(self.team.gather(bad))
-    if not prompts: return None, [], []
+    self.data.soon(self._expected())
+    def sampled(): return self._sampled(step, records, prompts, features, places) if prompts else None
+    return self.team.together(sampled), prompts, features
+
+@patch
+def _expected(self: Learner):
+    "Indices of this machine's prompts in the next step, if none is lost."
+    n = self.settings.prompts
+    self.coming += islice(self.stream, max(0, n - len(self.coming)))
+    return self.team.share(list(islice(self.coming, n)))
+
+# %% ../../nbs/engine/learner.ipynb #8be07105
+@patch
+def _sampled(self: Learner, step, records, prompts, features, places):
+    settings = self.settings
     how = {name: getattr(settings, name) for name in STEP}
     how.update(slices=settings.slices, workers=settings.workers, patience=settings.patience)
     how["generator"] = self._seeds(step, records, places)
     how["reference"] = settings.reference if settings.beta else None
-    try: rollout = collect(self.policy, records, prompts, features, self.judge, **how)
+    try: return collect(self.policy, records, prompts, features, self.judge, **how)
     except RuntimeError as e:
         if "probability tensor" not in str(e): raise
         remedy = f"lower the learning rate ({settings.lr}) and go on from the last checkpoint"
         raise NotFinite(f"step {step}: the policy's probabilities are not finite; {remedy}") from e
-    return rollout, prompts, features
 
 # %% ../../nbs/engine/learner.ipynb #a31d613f
 @dataclass
@@ -352,7 +395,8 @@ def run(self: Learner, resume=False, quiet=False, label="RL", hook=None):
     "From the folder's checkpoint, or the first step, to the end; what was left out is listed."
     with self.folder:
         self.start(resume)
-        self.steps_to_do(quiet, label, hook)
+        try: self.steps_to_do(quiet, label, hook)
+        finally: self.data.soon([])
     bad = self.folder.bad
     if bad: warnings.warn(f"{len(bad)} records were left out: {_why(bad, 3)}")
 

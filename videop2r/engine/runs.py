@@ -44,7 +44,7 @@ def own_device() -> torch.device:
     if state.num_processes > 1: print(place, file=sys.stderr, flush=True)
     return state.device
 
-# %% ../../nbs/engine/runs.ipynb #79670526
+# %% ../../nbs/engine/runs.ipynb #8630fe34
 _SHARDING = dict(FSDP="FSDP", DEEPSPEED="DeepSpeed", MEGATRON_LM="Megatron", PARALLELISM_CONFIG="a parallelism config")
 
 def check_launcher():
@@ -101,6 +101,18 @@ def gather(self: Team, items: list) -> list:
     "The lists of all processes, joined in order of rank."
     from accelerate.utils import gather_object
     return gather_object(items) if self.size > 1 else items
+
+@patch
+def together(self: Team, work):
+    "What `work()` gives here; where it fails in one process, all end and say why, and none waits for the others."
+    if self.size == 1: return work()
+    found, fault = None, None
+    try: found = work()
+    except Exception as e: fault = e
+    told = self.gather([] if fault is None else [f"process {self.rank + 1}: {type(fault).__name__}: {fault}"])
+    if fault is not None: raise fault
+    if told: raise RuntimeError(f"another process failed, so this one ends too: {told[0]}")
+    return found
 
 @patch
 def any(self: Team, flag) -> bool:
