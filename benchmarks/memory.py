@@ -81,7 +81,7 @@ def sampling(m, o):
             ids = torch.where(ids == coder.eos, 10, ids)
             if left[0] == 1: ids[:len(ids) // 4] = coder.eos
             return ids, lp
-        with torch.no_grad(): decode(Policy(m, coder), prefill(Policy(m, coder), prompt, [None]), o.group, o.completion, pick)
+        with torch.no_grad(), Policy(m, coder).light(): decode(Policy(m, coder), prefill(Policy(m, coder), prompt, [None]), o.group, o.completion, pick)
     return run
 
 def reference(m, o):
@@ -90,7 +90,7 @@ def reference(m, o):
     ids, prompt = torch.randint(10, SHAPE["vocab"], (o.group, o.completion)), batch(1)
     mask = torch.ones_like(ids, dtype=torch.bool)
     def run():
-        with torch.no_grad(): group_logprobs(Policy(m, coder), prompt, ids, mask, o.group, [None])
+        with torch.no_grad(), Policy(m, coder).light(): group_logprobs(Policy(m, coder), prompt, ids, mask, o.group, [None], o.rows)
     return run
 
 def work(spec):

@@ -7,9 +7,10 @@ __all__ = ['HUB_NAME', 'PICKLES', 'OLDER', 'ADAPTER', 'on_hub', 'source_of', 'co
            'check_source', 'warn_of_half', 'check_attention', 'is_older', 'misfit', 'check_adapter', 'local_adapter']
 
 # %% ../../nbs/engine/checkpoints.ipynb #e274dd5e
-import json, re, warnings
+import json, logging, re, warnings
 from pathlib import Path
 import torch
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR) # it misses a kernel for CPUs that none needs
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from transformers import AutoConfig

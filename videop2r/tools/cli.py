@@ -121,6 +121,21 @@ def _plan(
     _say(dumps(found.to_dict()) if json else found)
     return 2 if found.fits is False else 0
 
+# %% ../../nbs/tools/cli.ipynb #cd37d4f9
+@command()
+def _rehearse(
+    model: str = "7b",     # 2b, 3b, 4b, 7b, 8b, 32b, 72b, or a folder with config.json
+    gpu: str = None,       # the card whose preset to take, as in 16GB; the one that is here unless given
+    minutes: float = 5.,   # stages for which no time is left are named
+    cap: float = None,     # GB of the card to take
+    json: bool = False,    # print JSON
+):
+    "Run every stage with random weights at the true sizes; exit code 2 where it does not fit or differs"
+    from videop2r.tools.rehearse import rehearse
+    done = rehearse(model, gpu, minutes, cap)
+    _say(dumps(done.to_dict()) if json else done._repr_markdown_())
+    return 0 if done.good else 2
+
 # %% ../../nbs/tools/cli.ipynb #dc1f5b6f
 @command()
 def _ask(

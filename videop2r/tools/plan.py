@@ -138,14 +138,14 @@ def _total(tensors): return sum(tensor.bytes for tensor in tensors)
 def _forward(shape, settings):
     "What a layer without gradients or autocast holds for each token."
     rows = [("activation, up", (2, shape.inter), settings.compute),
-            ("LoRA's share of up, unscaled and scaled", (2, shape.inter), "fp32"),
+            ("LoRA's share of up, unscaled and scaled", (2, shape.inter), settings.compute),
             ("hidden states in float32", (shape.hidden,), "fp32"),
             ("hidden states", (3, shape.hidden), settings.compute)]
     return [Tensor("layer", *row) for row in rows]
 
 # %% ../../nbs/tools/plan.ipynb #a24cc716
 def _logits(shape, settings, tokens, copies=4):
-    "What stands while a chunk of tokens is scored: four copies with gradients, three without."
+    "What stands while a chunk of tokens is scored: four copies with gradients, two and a half without."
     size = (copies, min(settings.chunk, tokens * shape.vocab))
     return [Tensor("logits", "a chunk of logits", size, "fp32")]
 
@@ -229,7 +229,7 @@ def _copies(shape, settings, tokens, rows):
     return [Tensor("layer", "copies of the prompt's keys, values", size, settings.compute)]
 
 def _reference(shape, settings, family):
-    group, tokens = settings.group, _prompt_tokens(settings, family)
+    group, tokens = min(settings.rows, settings.group), _prompt_tokens(settings, family)
     late = group * settings.completion
     here = _features(shape, settings, family) + _cache(shape, settings, "the prompt", tokens)
     layer = _times(_forward(shape, settings), max(tokens, late))
@@ -237,7 +237,7 @@ def _reference(shape, settings, family):
     size = (2, late, shape.hidden)
     states = [Tensor("activations", "states of the responses", size, settings.compute)]
     return {"a layer is run": here + layer,
-            "a chunk is scored": here + states + _logits(shape, settings, late, 3)}
+            "a chunk is scored": _features(shape, settings, family) + states + _logits(shape, settings, late, 2.5)}
 
 # %% ../../nbs/tools/plan.ipynb #adc59728
 def _saved_by_rows(shape, settings, tokens, rows, cast):

@@ -1,0 +1,78 @@
+"A rehearsal on this machine, and memory at true shapes for two cards, counted without a weight."
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+import pytest, torch
+from videop2r.engine import shared
+from videop2r.families import shape_of
+from videop2r.model import Policy
+from videop2r.tools import rehearse as module
+from videop2r.tools.cli import main
+from videop2r.tools.launch import PRESETS
+from videop2r.tools.plan import NF4, gpu_of
+from videop2r.tools.rehearse import Rehearsal, Row, STAGES, coder_of, config_of, eighth, filled, hollow, rehearse
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = str(ROOT / "data_samples/base")
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+def test_the_command_runs_every_stage_and_tells_memory_time_and_equality(capsys):
+    assert main(["rehearse", "--model", BASE, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["stage"] for row in told["rows"]] == list(STAGES) and told["fits"] and told["good"] and not told["skipped"]
+    assert all(row["seconds"] > 0 and row["gb"] is not None for row in told["rows"]) and told["equal"][0][1] < 1e-4
+
+def test_a_difference_or_a_lack_of_memory_is_exit_code_2(monkeypatch, capsys):
+    with monkeypatch.context() as m:
+        m.setitem(shared.ATTEND, "cpu", lambda *inputs: shared.plain(*inputs) * 1.5)
+        assert main(["rehearse", "--model", BASE, "--minutes", ".001"]) == 2 and "**no**" in capsys.readouterr().out
+    def full(s): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+    monkeypatch.setitem(STAGES, "the reference reads", full)
+    assert main(["rehearse", "--model", BASE]) == 2
+    assert "does not fit (CUDA out of memory" in (said := capsys.readouterr().out) and "| the update |" in said
+
+@pytest.mark.parametrize("words, why", [(["--cap", "12"], "there is no GPU here"), (["--model", "1000b"], "not a size"), (["--model", str(ROOT / "data_samples/clips")], "config.json"), (["--gpu", "huge"], "give gigabytes")])
+def test_what_cannot_be_rehearsed_is_named(capsys, words, why):
+    assert main(["rehearse", *words]) == 1 and why in (said := capsys.readouterr().err) and said.count("\n") == 1
+
+def test_a_cap_above_the_card_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: type("Card", (), dict(total_memory=24e9)))
+    with pytest.raises(ValueError, match="cap is 30 GB, and the card has 24.0; give at most that"): rehearse("3b", cap=30)
+
+def test_a_row_over_the_card_does_not_fit():
+    done = Rehearsal("a", [Row("x", 11.), Row("y", 13.)], [], 12.)
+    assert not done.fits and not done.good and replace(done, limit=14.).good
+
+@pytest.mark.parametrize("name", ["3b", "7b", "4b", "8b"])
+def test_a_model_without_weights_has_the_true_shapes(name):
+    shape = shape_of(name)
+    coder = coder_of(shape)
+    model = hollow(config_of(shape, coder), nf4=True)
+    four = [m for m in model.modules() if hasattr(getattr(m, "weight", None), "quant_state")]
+    assert len(four) == 7 * shape.layers and sum(m.weight.numel() for m in four) * 2 == shape.layers * sum(a * b for a, b in shape.linears)
+    assert all(p.device.type == "meta" for p in model.parameters()) and model.lm_head.weight.shape == (shape.vocab, shape.hidden)
+    state = four[0].weight.quant_state
+    held = four[0].weight.numel() + state.absmax.numel() + 4 * state.state2.absmax.numel()
+    assert held / (2 * four[0].weight.numel()) == pytest.approx(NF4, rel=1e-3)
+
+def test_four_bits_on_this_machine_give_finite_answers():
+    shape = eighth(shape_of("4b"))
+    policy = Policy(filled(hollow(config_of(shape, coder_of(shape)), True, torch.float32), "cpu"), coder_of(shape))
+    ids = policy.sample([module.encode(policy.coder, "What moves?")], 2, 4, temperature=0).ids
+    assert ids.shape[0] == 2 and torch.equal(ids[0], ids[1])
+
+# ---- memory at true shapes
+
+@pytest.mark.parametrize("model, preset, stage", [("3b", "12gb", "tokens are drawn"), ("3b", "12gb", "a step of SFT"), ("7b", "16gb", "the reference reads")])
+def test_the_plan_is_within_a_fifth_of_what_is_counted(model, preset, stage):
+    from true_shapes import counted
+    row = counted(model, PRESETS[preset], ["a clip is seen", stage])[-1]
+    assert row["plan's GB"] == pytest.approx(row["GB"], rel=.2)
+    assert row["GB"] + row["stands, GB"] < .92 * gpu_of(preset).gb
+
+def test_the_reference_does_not_take_all_prompts_at_once():
+    "What the first person with a card would have met: 12.8 GB where the plan said 2.1."
+    from true_shapes import counted
+    one, all_ = (counted("3b", replace(PRESETS["12gb"], rl=replace(PRESETS["12gb"].rl, slices=7, micro=micro)), ["a clip is seen", "the reference reads"])[-1]["GB"] for micro in (1, 7))
+    assert one < .5 < .9 < all_
