@@ -140,7 +140,7 @@ def policy_of(model, preset):
     "A hollow model of a size with a trainable adapter, and the plan's settings for it."
     shape = shape_of(model)
     rl, sft = preset.rl, preset.sft
-    told = plan(model, frames=preset.frames, pixels=preset.pixels, group=rl.g, completion=rl.limit, rows=rl.rows or rl.g, recompute=rl.recompute,
+    told = plan(model, frames=preset.frames, pixels=preset.pixels, group=rl.g, completion=rl.limit, slices=rl.slices or rl.prompts, rows=rl.rows or rl.g, recompute=rl.recompute,
                 rank=preset.rank, micro=sft.micro or sft.batch, checkpointing=sft.checkpointing, weights="nf4" if preset.nf4 else "bf16")
     coder = coder_of(shape)
     model = hollow(config_of(shape, coder), preset.nf4)

@@ -3,6 +3,7 @@ import json, subprocess, sys
 from pathlib import Path
 import pytest
 from videop2r.families import KNOWN_SHAPES, lora_parameters, parameters
+from videop2r.tools.launch import PRESETS
 from videop2r.tools.plan import GPUS, MEMORY_PARTS, Settings, gpu_of, held, plan, plan_html, tightened
 
 @pytest.mark.parametrize("change,stage", [(dict(frames=32), "update"), (dict(pixels=256 * 784), "sft"), (dict(completion=1536), "update"), (dict(micro=8), "sft"), (dict(rank=64), "sampling"),
@@ -85,3 +86,17 @@ def test_the_count_is_what_the_allocator_counts(small, stage, more, compute, tmp
         with torch.autocast("cpu", torch.bfloat16, enabled=compute == "bf16" and stage == "sft"): step()
     run() # the gradients stand from now on
     assert sum(t.bytes for t in held(stage, s, o, small.FAMILY)) == pytest.approx(allocated(run, tmp_path / "trace.json"), rel=.1 if compute == "fp32" else .2)
+
+@pytest.mark.parametrize("model", ["3b", "7b", "4b", "8b"])
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("gb")])
+def test_every_preset_fits_its_card(name, model):
+    "By the plan, with 8% of the card left."
+    preset = PRESETS[name]
+    rl, sft = preset.rl, preset.sft
+    told = plan(model, name, frames=preset.frames, pixels=preset.pixels, group=rl.g, completion=rl.limit, slices=rl.slices, rows=rl.rows, recompute=rl.recompute,
+                rank=max(preset.rank, sft.rank), micro=sft.micro, checkpointing=sft.checkpointing, weights="nf4" if preset.nf4 else "bf16")
+    assert told.fits, told.peaks
+
+def test_prompts_sampled_together_take_memory_and_save_time():
+    one, seven = plan("7b", "16GB"), plan("7b", "16GB", slices=7)
+    assert seven.peaks["sampling"] > one.peaks["sampling"] + 2 and seven.seconds["sampling"] < one.seconds["sampling"] / 4 and seven.peaks["update"] == one.peaks["update"]

@@ -102,6 +102,7 @@ def _plan(
     group: int = None,     # responses to a prompt
     completion: int = None, # tokens of a response
     rank: int = None,      # of LoRA
+    slices: int = None,    # prompts sampled together
     micro: int = None,     # prompts in one update pass
     rows: int = None,      # responses to each of them at once
     weights: one_of("nf4", "bf16") = None, # of the base
@@ -116,12 +117,12 @@ def _plan(
     own = dict(tflops=tflops, price=price)
     card = gpu and replace(gpu_of(gpu), **{k: v for k, v in own.items() if v})
     given = dict(frames=frames, pixels=pixels, group=group, completion=completion, weights=weights)
-    given.update(rank=rank, micro=micro, rows=rows, recompute=recompute)
+    given.update(rank=rank, slices=slices, micro=micro, rows=rows, recompute=recompute)
     found = planned(model, card, **{k: v for k, v in given.items() if v is not None})
     _say(dumps(found.to_dict()) if json else found)
     return 2 if found.fits is False else 0
 
-# %% ../../nbs/tools/cli.ipynb #cd37d4f9
+# %% ../../nbs/tools/cli.ipynb #00601115
 @command()
 def _rehearse(
     model: str = "7b",     # 2b, 3b, 4b, 7b, 8b, 32b, 72b, or a folder with config.json

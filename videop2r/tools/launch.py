@@ -51,6 +51,7 @@ _WHOLE = dict(rank=64, alpha=128, nf4=False)
 _STEPS = dict(steps=1000, prompts=7, g=8, limit=832, warmup=10, save_every=50)
 _RL = RL(**_STEPS, lr=1e-5, beta=.04, max_norm=5., slices=1, micro=1, recompute="all")
 _LEAN = replace(_RL, rows=1)
+_FAST = replace(_RL, slices=7, recompute="prompt") # memory that is there buys time
 
 # %% ../../nbs/tools/launch.ipynb #6c7ee3b9
 _OFTEN = dict(save_every=20, validate_every=20)
@@ -63,10 +64,10 @@ PRESETS = {
     "paper": Preset(replace(_SFT, **_WHOLE), replace(_RL, recipe=_PAPER), nf4=False),
     "tiny": Preset(_TINY, _TINY_RL, frames=8, nf4=False, prompt=SHORT),
     "12gb": Preset(replace(_SFT, frames=8, rank=8, alpha=16, limit=2048), _LEAN, 8, 64 * 28 * 28),
-    "16gb": Preset(_SFT, _LEAN),
-    "24gb": Preset(replace(_SFT, micro=2), replace(_RL, rows=4)),
-    "48gb": Preset(replace(_SFT, micro=4, rank=32, alpha=64), replace(_RL, rows=8)),
-    "80gb": Preset(replace(_SFT, micro=4, checkpointing=False, **_WHOLE), _RL, nf4=False),
+    "16gb": Preset(_SFT, replace(_LEAN, slices=3)),
+    "24gb": Preset(replace(_SFT, micro=2), replace(_FAST, rows=1)),
+    "48gb": Preset(replace(_SFT, micro=4, rank=32, alpha=64), replace(_FAST, rows=2)),
+    "80gb": Preset(replace(_SFT, micro=2, checkpointing=False, **_WHOLE), replace(_FAST, rows=4), nf4=False),
 }
 
 # %% ../../nbs/tools/launch.ipynb #1a939d90

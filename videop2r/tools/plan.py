@@ -34,6 +34,7 @@ class Settings:
     compute: str = "bf16"       # activations, embeddings and vision tower
     micro: int = 1              # examples in one pass of SFT
     checkpointing: bool = True  # SFT runs each layer again in the backward pass
+    slices: int = 1             # prompts sampled together
     rows: int = 8               # responses of a group in one pass of the update
     recompute: str = "all"      # what the update runs again: 'nothing', 'prompt' or 'all'
     chunk: int = 2**25          # logits that stand at once, as in `token_logprobs`
@@ -195,6 +196,8 @@ def _cache(shape, settings, name, *axes):
     size = (2, shape.layers, *axes, shape.kv * shape.head)
     return [Tensor("cache", f"keys, values of {name}", size, settings.compute)]
 
+_PATCHES = 1 << 14 # as `videop2r.model.PATCHES`, which would load torch
+
 def _seeing(shape, settings, family):
     "Pixels, and the widest layer of the vision tower."
     patches = family.merge ** 2 * _visual_tokens(settings, family)
@@ -208,15 +211,22 @@ def _features(shape, settings, family):
     return [Tensor("features", "features of the clip", size, settings.compute)]
 
 # %% ../../nbs/tools/plan.ipynb #8049ecc8
+def _together(settings, family):
+    "Clips that go through the tower at once, as `see` parts them."
+    patches = family.merge ** 2 * _visual_tokens(settings, family)
+    return max(1, min(settings.slices, _PATCHES // patches))
+
 def _sampling(shape, settings, family):
-    group, tokens = settings.group, _prompt_tokens(settings, family)
+    n, tokens = settings.slices, _prompt_tokens(settings, family)
+    group = n * settings.group
     here = _features(shape, settings, family) + _cache(shape, settings, "the prompt", tokens)
+    here = _times(here, n)
     size = (group, settings.completion)
     both = here + _cache(shape, settings, "the responses", *size)
     moved = (shape.layers, .75 * group if group >= 4 else 0, settings.completion, shape.kv * shape.head)
     copied = [Tensor("cache", "keys of the rows that go on, copied", moved, settings.compute)]
-    layer = _times(_forward(shape, settings), tokens) + _unpacked(shape, settings)
-    return {"the clip is seen": _seeing(shape, settings, family),
+    layer = _times(_forward(shape, settings), n * tokens) + _unpacked(shape, settings)
+    return {"clips are seen": _times(_seeing(shape, settings, family), _together(settings, family)),
             "the prompt is run": here + layer,
             "a token is drawn": both + _logits(shape, settings, group),
             "rows are moved": both + copied}
@@ -367,12 +377,18 @@ def _operations(plan, tokens, passes):
     count = parameters(plan.shape, plan.family)
     return 2 * passes * tokens * sum(n for name, n in count.items() if name != "vision")
 
-def _read(plan, words):
-    "Bytes read for one new token of a group that has so many words."
-    unpacked = 2 * 2 if plan.settings.weights == "nf4" else 0
-    linears = parameters(plan.shape, plan.family)["linears"]
-    weights = linears * (BYTES[plan.settings.weights] + unpacked)
-    return weights + _total(_cache(plan.shape, plan.settings, "read", plan.prompt + words / 2))
+_KERNELS, _START = 90, 8e-6 # of a layer in one step of decoding; seconds to start one
+_FUSED = 64 # rows up to which a four-bit product needs no unpacked matrix
+
+def _step(plan, bandwidth):
+    "Seconds of one new token of every row that is sampled together: bytes read, or kernels started."
+    settings, shape = plan.settings, plan.shape
+    rows = settings.slices * settings.group
+    unpacked = 2 * 2 if settings.weights == "nf4" and rows > _FUSED else 0
+    linears = parameters(shape, plan.family)["linears"]
+    words = settings.slices * (plan.prompt + settings.group * settings.completion / 2)
+    read = linears * (BYTES[settings.weights] + unpacked) + _total(_cache(shape, settings, "read", words))
+    return max(read / bandwidth, shape.layers * _KERNELS * _START)
 
 # %% ../../nbs/tools/plan.ipynb #e49cbab5
 @patch(as_prop=True)
@@ -387,7 +403,7 @@ def seconds(self: Plan) -> dict:
     over_prompt, over_words = _PASSES[settings.recompute]
     example = _operations(self, prompt + _PAPER["sft_response"], 2 + settings.checkpointing)
     update = _operations(self, prompt, over_prompt) + _operations(self, words, over_words)
-    drawing = settings.completion * _read(self, words) / bandwidth
+    drawing = settings.completion * _step(self, bandwidth) / settings.slices # a question's share
     return dict(sft=example / arithmetic + vision,
                 sampling=_operations(self, prompt, 1) / arithmetic + vision + drawing,
                 reference=_operations(self, prompt + words, 1) / arithmetic,
@@ -403,7 +419,7 @@ def hours(self: Plan) -> dict:
 
 # %% ../../nbs/tools/plan.ipynb #ae4fb684
 # the first give the same result; the others change it, and this is the least of each
-_KNOBS = dict(weights="nf4", checkpointing=True, recompute="all", micro=1, rows=1, chunk=2**23)
+_KNOBS = dict(weights="nf4", checkpointing=True, recompute="all", slices=1, micro=1, rows=1, chunk=2**23)
 _HALVED = dict(group=2, frames=1, pixels=4 * 28 * 28, completion=64)
 
 def _turned(plan, knob):

@@ -98,7 +98,7 @@ def _hollow_four(linear, dtype):
     made.bias = linear.bias
     return made
 
-# %% ../../nbs/tools/rehearse.ipynb #045843a7
+# %% ../../nbs/tools/rehearse.ipynb #83ed0a66
 def _linears(language):
     "(parent, name, layer) of a language model's linear layers."
     for parent in list(language.modules()):
@@ -158,7 +158,7 @@ class Stand:
     words: torch.Tensor # (g, t) ids of responses
     features: list = None # of the prompts, once they are seen
 
-# %% ../../nbs/tools/rehearse.ipynb #963e3368
+# %% ../../nbs/tools/rehearse.ipynb #2fd8806f
 def _clip(settings, family, seconds=8.):
     "A clip of random patches; its frames are twice as wide as high."
     layers, area = math.ceil(settings.frames / family.temporal), settings.pixels // family.patch**2
@@ -179,7 +179,7 @@ def stand(policy: Policy, settings: Settings, rl, sft) -> Stand:
         room = settings.text - sum(i not in marks for i in empty.prompt)
         return replace(empty, prompt=empty.prompt + drawn(max(1, room)).tolist())
     words = drawn(settings.group, settings.completion).to(policy.device)
-    return Stand(policy, settings, rl, sft, [asked() for _ in range(rl.slices or rl.prompts)], words)
+    return Stand(policy, settings, rl, sft, [asked() for _ in range(settings.slices)], words)
 
 # %% ../../nbs/tools/rehearse.ipynb #aa000017
 def _see(s):
@@ -199,7 +199,7 @@ def _sample(s, tokens=32):
         shared = prefill(s.policy, collate(s.policy.coder, s.prompts), s.features)
         decode(s.policy, shared, s.settings.group, s.settings.completion, pick)
 
-# %% ../../nbs/tools/rehearse.ipynb #bad40d7b
+# %% ../../nbs/tools/rehearse.ipynb #fd6b0b9f
 def _judge(s): base_judge(s.policy)(example_record(), "The thing on the left goes to the right.")
 
 def _rollout(s):
@@ -222,7 +222,7 @@ def _update(s):
     backward(s.policy, s.prompts, s.features, _rollout(s), s.rl)
     s.policy.model.zero_grad(set_to_none=True)
 
-# %% ../../nbs/tools/rehearse.ipynb #05946930
+# %% ../../nbs/tools/rehearse.ipynb #98ca6c2e
 def _sft(s):
     model, n = s.policy.model, s.sft.micro or 1
     examples = [replace(s.prompts[0], response=s.words[0].tolist()) for _ in range(n)]
@@ -270,7 +270,7 @@ def _measured(work, device):
     work()
     return peak_gb(device), _synced(device) - start
 
-# %% ../../nbs/tools/rehearse.ipynb #e1405c8c
+# %% ../../nbs/tools/rehearse.ipynb #97091fb0
 def _row(stage, s, told, device, tokens):
     "One stage, run once for kernels to be chosen and once for the clock; memory that runs out is a row too."
     row, planned = Row(stage), _PLAN.get(stage)
@@ -314,7 +314,7 @@ def _same_kernels(s):
         found.append([out, *torch.autograd.grad(out.float().square().sum(), (q, k, v, pk, pv))])
     return max(((a - b).abs().max() / a.abs().max()).item() for a, b in zip(*found))
 
-# %% ../../nbs/tools/rehearse.ipynb #4680675c
+# %% ../../nbs/tools/rehearse.ipynb #f02795f9
 def _same_tokens(s):
     "The share of greedy tokens that differ with a captured graph."
     given = dict(temperature=0, features=s.features[:1])
@@ -388,9 +388,10 @@ def _told(shape, preset, device, card):
     "The plan of a preset; for a CPU, of an eighth of it."
     on_gpu, rl, sft = device.type == "cuda", preset.rl, preset.sft
     how = dict(frames=preset.frames, pixels=preset.pixels, group=rl.g, completion=rl.limit)
-    how.update(rows=rl.rows or rl.g, recompute=rl.recompute, rank=preset.rank)
+    how.update(slices=rl.slices or rl.prompts, rows=rl.rows or rl.g, recompute=rl.recompute)
+    how.update(rank=preset.rank)
     how.update(micro=sft.micro or sft.batch, checkpointing=sft.checkpointing)
-    less = dict(frames=8, pixels=32 * 28 * 28, completion=48, text=64)
+    less = dict(frames=8, pixels=32 * 28 * 28, completion=48, text=64, slices=1)
     if on_gpu: how.update(weights="nf4" if preset.nf4 else "bf16")
     else: how.update(less, weights="fp32", compute="fp32", merged=True)
     return plan(shape, card, **how)
@@ -411,7 +412,7 @@ def _random_policy(shape, settings, device):
     model = hollow(config_of(shape, coder), settings.weights == "nf4", dtype)
     return Policy(add_lora(filled(model, device), coder.family, settings.rank), coder)
 
-# %% ../../nbs/tools/rehearse.ipynb #dbc95918
+# %% ../../nbs/tools/rehearse.ipynb #131773e5
 def rehearse(
     model="7b",          # a size such as '7b', a config, or a checkpoint's folder
     gpu: str = None,     # the card whose preset to take; the one that is here unless given
