@@ -20,7 +20,7 @@ from videop2r.recipe import RL, Recipe
 from videop2r import sft
 from videop2r.engine import shared
 from videop2r.sft import SFT
-from videop2r.tokens import collate, encode
+from videop2r.tokens import Batch
 from videop2r.tools.keyframes import ByQuestion, relevance
 from videop2r.tools.pipeline import LocalTeacher
 
@@ -185,3 +185,15 @@ def test_decoding_waits_for_the_device_once_in_sixteen_tokens(asked):
     (short, _, few), (long, device, many) = waits(8), waits(40)
     assert few == 8 and many >= 32 and long - short <= 40 // 16 + 1
     assert device.waits["decoding.decode"] <= 40 // 16 and device.waits["sampling.pick"] == device.waits["decoding.standing"] == 0
+
+# ---- the harness finds what it was made for
+
+def test_without_its_mend_a_batch_on_the_host_is_found(monkeypatch):
+    "The review's first two findings: a judge that never gives a verdict, and key frames that stop."
+    policy, clip = learner(), read_clip(SAMPLES / RECORDS[0].path, 8)
+    with card():
+        moved(policy.model)
+        monkeypatch.setattr(Batch, "to", lambda self, device: self)
+        verdict = base_judge(policy)(RECORDS[0], "The red square moves left.")
+        assert verdict.yes is None and "at least two devices" in verdict.reason
+        with pytest.raises(RuntimeError, match="at least two devices"): relevance(policy, clip, "What moves?", window=2)

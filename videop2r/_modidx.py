@@ -266,6 +266,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'videop2r/engine/decoding.py'),
                                           'videop2r.engine.decoding.Past.keep': ( 'engine/decoding.html#past.keep',
                                                                                   'videop2r/engine/decoding.py'),
+                                          'videop2r.engine.decoding.Past.look': ( 'engine/decoding.html#past.look',
+                                                                                  'videop2r/engine/decoding.py'),
                                           'videop2r.engine.decoding.Past.seen': ( 'engine/decoding.html#past.seen',
                                                                                   'videop2r/engine/decoding.py'),
                                           'videop2r.engine.decoding.Tick': ('engine/decoding.html#tick', 'videop2r/engine/decoding.py'),

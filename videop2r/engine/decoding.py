@@ -26,6 +26,10 @@ class Past:
     @property
     def seen(self): return (self.t // self.block + 1) * self.block # places that a step reads
 
+    def look(self):
+        "Which places a step must not see; once for all layers."
+        if self.block > 1: self.ahead = self.places[:self.seen] > self.at
+
     def advance(self):
         self.t += 1
         self.at += 1
@@ -47,7 +51,7 @@ def _attend(self: Past, query, prompt_keys, prompt_values, keys, values):
     if self.shared.bias is not None: far = far + self.shared.bias
     far = rearrange(far, "p k (m r) n -> (p m) k r n", m=m)
     own = query @ keys.mT
-    if self.block > 1: own = own.masked_fill(self.places[:self.seen] > self.at, -torch.inf)
+    if self.block > 1: own = own.masked_fill(self.ahead, -torch.inf)
     scores = torch.cat([far, own], -1)
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     out = rearrange(weights[..., :n], "(p m) k r n -> p k (m r) n", p=p) @ prompt_values
@@ -102,6 +106,7 @@ class Tick:
     def __init__(self, language, past): self.language, self.past, self.held = language, past, {}
 
     def _run(self, new, place): # (n,) tokens, (n,) positions
+        self.past.look()
         x = self.language.embed_tokens(new[:, None])
         return through(self.language, x, repeat(place, "n -> a n 1", a=3), self.past)[:, -1]
 

@@ -377,7 +377,7 @@ def _operations(plan, tokens, passes):
     count = parameters(plan.shape, plan.family)
     return 2 * passes * tokens * sum(n for name, n in count.items() if name != "vision")
 
-_KERNELS, _START = 90, 8e-6 # of a layer in one step of decoding; seconds to start one
+_KERNELS, _START = 110, 8e-6 # of a layer in one step of decoding; seconds to start one
 _FUSED = 64 # rows up to which a four-bit product needs no unpacked matrix
 
 def _step(plan, bandwidth):
