@@ -4,7 +4,7 @@ Numbers that decide shapes (ids, masks, places) are real and count nothing; all 
 with one. A four-bit product of more than 64 rows unpacks its matrix for as long as it lasts. GB are those above weights, adapters and optimiser, at the peak of a stage; beside them the plan's, and their ratio.
 No allocator's gaps and no kernel's workspace are in these counts.
 """
-import argparse, math, time
+import argparse, math, sys, time
 from unittest.mock import patch
 import torch
 import torch.nn.functional as F
@@ -170,6 +170,7 @@ def counted(model, preset, stages=COUNTED):
             row = {"model": model, "stage": stage, "GB": gb, "plan's GB": told.peaks[planned] - stays if planned else None, "stands, GB": stays}
             row["plan / counted"] = row["plan's GB"] / gb if planned and stage == _LARGEST[planned] else None
             rows.append(dict(row, **{"counted in, s": time.perf_counter() - start}))
+            print(model, stage, f"{gb:.2f} GB", file=sys.stderr, flush=True)
     return rows
 
 if __name__ == "__main__":
