@@ -19,7 +19,7 @@ def test_commands_are_known(book):
 
 def test_a_page_of_one_gpu_has_every_stage():
     book = next(b for b in BOOKS if b.stem == "2_one_gpu")
-    assert {a[0] for a in commands(book)} == {"plan", "data", "generate", "sft", "rl"}
+    assert {a[0] for a in commands(book)} == {"plan", "rehearse", "data", "generate", "sft", "rl"}
 
 @pytest.mark.parametrize("name", ("2_one_gpu", "3_several_gpus"))
 def test_what_was_not_run_has_no_outputs(name):
