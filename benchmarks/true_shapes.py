@@ -16,8 +16,7 @@ from videop2r.engine import decoding
 from videop2r.families import shape_of
 from videop2r.model import Policy, add_lora
 from videop2r.tools.launch import PRESETS
-from videop2r.tools.plan import plan
-from videop2r.tools.rehearse import STAGES, _PLAN, coder_of, config_of, hollow, stand
+from videop2r.tools.rehearse import PLANNED, REHEARSED, coder_of, config_of, hollow, plan_of, stand
 
 aten, META = torch.ops.aten, torch.device("meta")
 
@@ -126,22 +125,20 @@ class Shapes(TorchDispatchMode):
 
 def _sft(s):
     "A step of SFT under a card's autocast, in which adapters go in the base's precision."
-    with s.policy.light(): STAGES["a step of SFT"](s)
+    with s.policy.light(): REHEARSED["a step of SFT"](s)
 
 def _drawn(s):
     "Two tokens of each response; the blocks for all of them stand."
-    with patch.object(decoding, "LOOK", 2): STAGES["tokens are drawn"](s, 2)
+    with patch.object(decoding, "LOOK", 2): REHEARSED["tokens are drawn"](s, 2)
 
 _LARGEST = dict(sampling="tokens are drawn", reference="the reference reads", update="the update", sft="a step of SFT") # what a plan's stage is about
 
-COUNTED = {**STAGES, "a step of SFT": _sft, "tokens are drawn": _drawn}
+COUNTED = {**REHEARSED, "a step of SFT": _sft, "tokens are drawn": _drawn}
 
 def policy_of(model, preset):
     "A hollow model of a size with a trainable adapter, and the plan's settings for it."
     shape = shape_of(model)
-    rl, sft = preset.rl, preset.sft
-    told = plan(model, frames=preset.frames, pixels=preset.pixels, group=rl.g, completion=rl.limit, slices=rl.slices or rl.prompts, rows=rl.rows or rl.g, recompute=rl.recompute,
-                rank=preset.rank, micro=sft.micro or sft.batch, checkpointing=sft.checkpointing, weights="nf4" if preset.nf4 else "bf16")
+    told = plan_of(model, preset)
     coder = coder_of(shape)
     model = hollow(config_of(shape, coder), preset.nf4)
     for module in model.modules():
@@ -166,7 +163,7 @@ def counted(model, preset, stages=COUNTED):
             shapes.reset()
             start, before = time.perf_counter(), shapes.now
             COUNTED[stage](s)
-            gb, planned = (shapes.peak - before) / 1e9, _PLAN.get(stage)
+            gb, planned = (shapes.peak - before) / 1e9, PLANNED.get(stage)
             row = {"model": model, "stage": stage, "GB": gb, "plan's GB": told.peaks[planned] - stays if planned else None, "stands, GB": stays}
             row["plan / counted"] = row["plan's GB"] / gb if planned and stage == _LARGEST[planned] else None
             rows.append(dict(row, **{"counted in, s": time.perf_counter() - start}))

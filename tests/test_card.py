@@ -10,7 +10,8 @@ from videop2r.engine.checkpoints import source_of, warn_of_half
 from videop2r.engine.reading import to_prompts
 from videop2r.engine.runs import save_adapter
 from videop2r.judge import judge_of
-from videop2r.model import PATCHES, Policy, add_lora, load
+from videop2r.families import TOWER_PATCHES
+from videop2r.model import Policy, add_lora, load
 from videop2r.tokens import Coder
 from videop2r.tools.cli import main
 from videop2r.tools.launch import open_policy, preset_of
@@ -75,7 +76,7 @@ def test_visuals_go_through_the_tower_by_patches(monkeypatch):
     monkeypatch.setattr(policy.body, "get_video_features", lambda pixels, *a, **kw: calls.append(len(pixels)) or real(pixels, *a, **kw))
     whole, size = policy.see(visuals), max(len(v.patches) for v in visuals if v)
     parts = policy.see(visuals, chunk=size)
-    assert len(calls) == 1 + len(prompts) and max(calls[1:]) <= size and calls[0] <= PATCHES
+    assert len(calls) == 1 + len(prompts) and max(calls[1:]) <= size and calls[0] <= TOWER_PATCHES
     assert all(a is b is None or (a - b).abs().max() < 1e-5 for a, b in zip(whole, parts)) and whole[-1] is None
 
 # ---- numbers that nobody wants are not computed

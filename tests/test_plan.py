@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from videop2r.families import KNOWN_SHAPES, lora_parameters, parameters
 from videop2r.tools.launch import PRESETS
+from videop2r.tools.rehearse import plan_of
 from videop2r.tools.plan import GPUS, MEMORY_PARTS, Settings, gpu_of, held, plan, plan_html, tightened
 
 @pytest.mark.parametrize("change,stage", [(dict(frames=32), "update"), (dict(pixels=256 * 784), "sft"), (dict(completion=1536), "update"), (dict(micro=8), "sft"), (dict(rank=64), "sampling"),
@@ -91,10 +92,7 @@ def test_the_count_is_what_the_allocator_counts(small, stage, more, compute, tmp
 @pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("gb")])
 def test_every_preset_fits_its_card(name, model):
     "By the plan, with 8% of the card left."
-    preset = PRESETS[name]
-    rl, sft = preset.rl, preset.sft
-    told = plan(model, name, frames=preset.frames, pixels=preset.pixels, group=rl.g, completion=rl.limit, slices=rl.slices, rows=rl.rows, recompute=rl.recompute,
-                rank=max(preset.rank, sft.rank), micro=sft.micro, checkpointing=sft.checkpointing, weights="nf4" if preset.nf4 else "bf16")
+    told = plan_of(model, PRESETS[name], gpu_of(name))
     assert told.fits, told.peaks
 
 def test_prompts_sampled_together_take_memory_and_save_time():

@@ -10,7 +10,7 @@ from videop2r.tools import rehearse as module
 from videop2r.tools.cli import main
 from videop2r.tools.launch import PRESETS
 from videop2r.tools.plan import NF4, gpu_of
-from videop2r.tools.rehearse import Rehearsal, Row, STAGES, coder_of, config_of, eighth, filled, hollow, rehearse
+from videop2r.tools.rehearse import REHEARSED, Rehearsal, Row, coder_of, config_of, eighth, filled, hollow, rehearse
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = str(ROOT / "data_samples/base")
@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 def test_the_command_runs_every_stage_and_tells_memory_time_and_equality(capsys):
     assert main(["rehearse", "--model", BASE, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert [row["stage"] for row in told["rows"]] == list(STAGES) and told["fits"] and told["good"] and not told["skipped"]
+    assert [row["stage"] for row in told["rows"]] == list(REHEARSED) and told["fits"] and told["good"] and not told["skipped"]
     assert all(row["seconds"] > 0 and row["gb"] is not None for row in told["rows"]) and told["equal"][0][1] < 1e-4
 
 def test_a_difference_or_a_lack_of_memory_is_exit_code_2(monkeypatch, capsys):
@@ -27,7 +27,7 @@ def test_a_difference_or_a_lack_of_memory_is_exit_code_2(monkeypatch, capsys):
         m.setitem(shared.ATTEND, "cpu", lambda *inputs: shared.plain(*inputs) * 1.5)
         assert main(["rehearse", "--model", BASE, "--minutes", ".001"]) == 2 and "**no**" in capsys.readouterr().out
     def full(s): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
-    monkeypatch.setitem(STAGES, "the reference reads", full)
+    monkeypatch.setitem(REHEARSED, "the reference reads", full)
     assert main(["rehearse", "--model", BASE]) == 2
     assert "does not fit (CUDA out of memory" in (said := capsys.readouterr().out) and "| the update |" in said
 

@@ -423,7 +423,7 @@ def test_what_is_read_ahead_is_what_is_read_at_once(monkeypatch):
 def test_a_lost_medium_is_drawn_past_and_named_though_it_was_read_ahead():
     first = [r.problem_id for r in read_jsonl(SAMPLES / "train.jsonl")[:8]]
     learner, log, _ = by_media(lost=first[:3])
-    assert {bad["where"] for bad in learner.folder.bad} <= set(first[:3]) and len(learner.rows) == 3 and all(row["groups"] for row in learner.rows)
+    assert learner.folder.bad and {bad["where"] for bad in learner.folder.bad} <= set(first[:3]) and len(learner.rows) == 3 and all(row["groups"] for row in learner.rows)
 
 def test_a_sampler_that_asks_the_policy_is_not_run_beside_it():
     learner, log, said = by_media(sampler=lambda policy: ByQuestion(policy, SHORT, 2, name="tiny"), steps=2)

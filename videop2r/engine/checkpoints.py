@@ -27,6 +27,7 @@ def on_hub(name) -> bool:
     if re.fullmatch(HUB_NAME, str(name)): return True
     raise ValueError(f"{name}: there is no such folder; give a folder or a hub name")
 
+# %% ../../nbs/engine/checkpoints.ipynb #768a9ce5
 def source_of(name) -> tuple: # its name or folder, and the keywords that fix a revision
     "What a library takes to find a checkpoint; `org/name@revision` is a hub's at that revision."
     if not on_hub(name): return str(name), {}
@@ -38,8 +39,10 @@ def commit_of(name) -> str: # empty where it cannot be told
     name, revision = source_of(name)
     try: found = cached_file(name, "config.json", **revision)
     except OSError: return ""
-    return found.parts[found.parts.index("snapshots") + 1] if "snapshots" in (found := Path(found)).parts else ""
+    parts = Path(found).parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
 
+# %% ../../nbs/engine/checkpoints.ipynb #5bb0c2b3
 _AGAIN = "copy or fetch this file of the checkpoint again"
 
 def _check_parts(folder):

@@ -67,6 +67,7 @@ class Table:
 
 # %% ../../nbs/engine/decode.ipynb #14300e7b
 _SHORT = 1 / 1001 # seconds between two frames, below which the clock is wrong
+_TOO_FAST = "its clock counts over 1,000 frames a second"
 _LONG = 3600 # seconds without a frame, in which the clock is wrong rather than the picture still
 
 def _oddity(packets, base):
@@ -80,7 +81,7 @@ def _oddity(packets, base):
     if len(set(shown)) < len(shown): return "holds several frames of one time"
     shown.sort()
     if (shown[-1] - shown[0]) * base < _SHORT * (len(shown) - 1):
-        return "its clock counts over 1,000 frames a second"
+        return _TOO_FAST
     if any((b - a) * base > _LONG for a, b in zip(shown, shown[1:])):
         return "the clock jumps by more than an hour"
     if not packets[0].is_keyframe and any(p.is_keyframe for p in packets):
@@ -338,7 +339,7 @@ def _all_of(path, table, why): # Table, decoder, what was lost
     times, fine, lost = _tally(path)
     if not times: raise VideoError(f"{why}, and none of its frames can be decoded")
     places = [i for i, good in enumerate(fine) if good]
-    clock = mended([None] * len(times) if "over 1,000" in why else times, 1 / table.rate)
+    clock = mended([None] * len(times) if why == _TOO_FAST else times, 1 / table.rate)
     said = [f"{why}: read frame by frame, {len(times)} frames{_what(lost)}"]
     said += _losses(clock, table.span, lost.total())
     def get(indices):
@@ -380,8 +381,8 @@ def _decoder(path, table, decoder): # Table, the decoder's function, what is to 
     if opened is _pyav: return table, safe, said
     def by_pyav(error):
         what = str(error).splitlines()[0] if isinstance(error, VideoError) else "has a damaged part"
-        if not any("by PyAV" in text for text in said):
-            said.append(f"read by PyAV, since for {name} it {what}")
+        told = f"read by PyAV, since for {name} it {what}"
+        if told not in said: said.append(told)
         return safe
     try: fast = opened(path, table)
     except FAULTS as e: return table, by_pyav(e), said

@@ -45,7 +45,9 @@ def own_device() -> torch.device:
     return state.device
 
 # %% ../../nbs/engine/runs.ipynb #8630fe34
-_SHARDING = dict(FSDP="FSDP", DEEPSPEED="DeepSpeed", MEGATRON_LM="Megatron", PARALLELISM_CONFIG="a parallelism config")
+_SHARDING = dict(
+    FSDP="FSDP", DEEPSPEED="DeepSpeed", MEGATRON_LM="Megatron",
+    PARALLELISM_CONFIG="a parallelism config")
 
 def check_launcher():
     "`ValueError` for what a launcher has set and no run here does."

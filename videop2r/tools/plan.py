@@ -14,7 +14,7 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..engine.paint import markdown_table
 from ..families import (
-    FAMILIES, Family, Shape, family_of, lora_parameters, parameters, shape_of)
+    FAMILIES, TOWER_PATCHES, Family, Shape, family_of, lora_parameters, parameters, shape_of)
 
 # %% ../../nbs/tools/plan.ipynb #38a18da7
 GB = 1e9
@@ -196,8 +196,6 @@ def _cache(shape, settings, name, *axes):
     size = (2, shape.layers, *axes, shape.kv * shape.head)
     return [Tensor("cache", f"keys, values of {name}", size, settings.compute)]
 
-_PATCHES = 1 << 14 # as `videop2r.model.PATCHES`, which would load torch
-
 def _seeing(shape, settings, family):
     "Pixels, and the widest layer of the vision tower."
     patches = family.merge ** 2 * _visual_tokens(settings, family)
@@ -214,7 +212,7 @@ def _features(shape, settings, family):
 def _together(settings, family):
     "Clips that go through the tower at once, as `see` parts them."
     patches = family.merge ** 2 * _visual_tokens(settings, family)
-    return max(1, min(settings.slices, _PATCHES // patches))
+    return max(1, min(settings.slices, TOWER_PATCHES // patches))
 
 def _sampling(shape, settings, family):
     n, tokens = settings.slices, _prompt_tokens(settings, family)
