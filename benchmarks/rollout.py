@@ -19,7 +19,7 @@ CASES, G = {"small": SMALL, "large": LARGE}, 8
 def stock(m, prompt, g, limit, **kw):
     "A function that lets `generate` make `g` responses: (g, limit) ids."
     v = prompt.visuals[0]
-    given = dict(input_ids=prompt.ids, attention_mask=prompt.mask.long(), mm_token_type_ids=prompt.kinds, pixel_values_videos=v.patches, video_grid_thw=torch.tensor([list(v.grid)]), second_per_grid_ts=[v.seconds_per_grid])
+    given = dict(input_ids=prompt.ids, attention_mask=prompt.mask.long(), mm_token_type_ids=prompt.kinds, pixel_values_videos=v.patches, video_grid_thw=torch.tensor([list(v.grid)]), position_ids=Policy(m, coder).positions(prompt))
     more = {**dict(do_sample=True, temperature=1., top_k=0, top_p=1., num_return_sequences=g), **kw}
     return lambda: m.generate(**given, max_new_tokens=limit, min_new_tokens=limit, **more)[:, prompt.ids.shape[1]:]
 

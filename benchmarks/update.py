@@ -25,12 +25,13 @@ def fixed(ids, mask):
     return old, old + .1 * torch.randn(ids.shape), torch.randn(len(ids))[:, None].expand(ids.shape), mask / mask.sum(1, keepdim=True)
 
 class AsVideo(torch.nn.Module):
-    "A model whose image tensors are a video's."
-    def __init__(self, model):
+    "A model whose image tensors are a video's, with our positions."
+    def __init__(self, model, place): # (3, 1, p + t)
         super().__init__()
-        self.inner = model
-    def forward(self, pixel_values, image_grid_thw, **kw):
-        return self.inner(pixel_values_videos=pixel_values, video_grid_thw=image_grid_thw, second_per_grid_ts=[1.] * len(image_grid_thw), **kw)
+        self.inner, self.place = model, place
+    def forward(self, input_ids, pixel_values, image_grid_thw, **kw):
+        place = self.place[..., :input_ids.shape[1]].expand(-1, len(input_ids), -1)
+        return self.inner(input_ids=input_ids, pixel_values_videos=pixel_values, video_grid_thw=image_grid_thw, position_ids=place, **kw)
 
 def trainer(m, out="runs/benchmark"):
     "TRL's own trainer around the model; it is asked for its loss only."
@@ -57,11 +58,13 @@ def peer(m, case, micro, lean):
     pixels, grid, kinds = v.patches.repeat(g, 1), torch.tensor([list(v.grid)] * g), torch.nn.functional.pad(prompt.kinds.repeat(g, 1), (0, ids.shape[1]))
     whole = dict(prompt_ids=prompt.ids.repeat(g, 1), prompt_mask=prompt.mask.repeat(g, 1).long(), completion_ids=ids, completion_mask=mask.long(), advantages=adv[:, 0], old_per_token_logps=old,
                  ref_per_token_logps=ref, mm_token_type_ids=kinds, image_grid_thw=grid, row=torch.arange(g))
+    place = Policy(m, coder).positions(prompt)
+    place = torch.cat([place, (place[..., -1:] + 1 + torch.arange(ids.shape[1]))], -1)
     def run():
         for part in split_tensor_dict(whole, g // micro):
             i, n = part.pop("row"), len(v.patches)
             part.update(pixel_values=pixels[i[0] * n:(i[-1] + 1) * n], num_images=[1] * micro)
-            t._compute_loss(AsVideo(m), part).backward()
+            t._compute_loss(AsVideo(m, place), part).backward()
     return run
 
 def ours(m, case, rows, recompute):

@@ -61,15 +61,20 @@ def stock(folder):
     from transformers import AutoModelForImageTextToText
     return AutoModelForImageTextToText.from_pretrained(folder).eval()
 
-def answer(model, arrays, name):
+def published(policy, batch):
+    "What a forward must be told: Qwen2.5-VL's class in transformers 5 has other positions than those that it was published with."
+    return dict(position_ids=policy.positions(batch)) if policy.family.tokens_per_second else {}
+
+def answer(model, arrays, name, **more):
     "The class's own forward on the processor's batch."
     get = {k.split(" ", 1)[1]: torch.from_numpy(arrays[k]) for k in arrays.files if k.startswith(f"{name} ")}
-    with torch.no_grad(): return get, model(**{k: v for k, v in get.items() if k != "video_metadata"}).logits
+    with torch.no_grad(): return get, model(**{k: v for k, v in get.items() if k != "video_metadata"}, **more).logits
 
 @pytest.mark.parametrize("name", ROWS)
 def test_our_batch_is_the_processors(ready, stock, theirs, name):
     policy = Policy(model := ready[1], coder := ready[0])
-    (get, want), batch = answer(stock, theirs, name), batch_of(coder, name)
+    batch = batch_of(coder, name)
+    get, want = answer(stock, theirs, name, **published(policy, batch))
     assert (batch.ids == get["input_ids"])[batch.mask].all() and (batch.mask == get["attention_mask"].bool()).all()
     with torch.no_grad(): got = policy.head(policy.states(replace(batch, prompt=1))) # all states but the last
     assert (got - want[:, :-1])[batch.mask[:, :-1]].abs().max() < 1e-5 * want.abs().max()
@@ -115,7 +120,7 @@ def generated(model, coder, examples, limit):
     "What `generate` says greedily, on our batch."
     batch = collate(coder, examples)
     kinds = {k: [e.visual for e in examples if e.visual and e.visual.kind == k] for k in ("image", "video")}
-    more = {"second_per_grid_ts": [v.seconds_per_grid for v in kinds["video"]]} if coder.family.tokens_per_second and kinds["video"] else {}
+    more = published(Policy(model, coder), batch)
     for kind, name in (("image", "pixel_values"), ("video", "pixel_values_videos")):
         if kinds[kind]: more |= {name: torch.cat([v.patches for v in kinds[kind]]), f"{kind}_grid_thw": torch.tensor([list(v.grid) for v in kinds[kind]])}
     with torch.no_grad():

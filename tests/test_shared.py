@@ -52,7 +52,7 @@ def stock(model, batch):
     pixels = lambda vs: dict(p=torch.cat([v.patches for v in vs]), g=torch.tensor([list(v.grid) for v in vs])) if vs else dict(p=None, g=None)
     still, moving = pixels(of("image")), pixels(of("video"))
     z = model(input_ids=batch.ids, attention_mask=batch.mask.long(), mm_token_type_ids=batch.kinds, pixel_values=still["p"], image_grid_thw=still["g"], pixel_values_videos=moving["p"],
-              video_grid_thw=moving["g"], second_per_grid_ts=[v.seconds_per_grid for v in of("video")] or None).logits[:, batch.prompt - 1:-1]
+              video_grid_thw=moving["g"], position_ids=Policy(model, CODER).positions(batch)).logits[:, batch.prompt - 1:-1]
     z = z.index_fill(-1, torch.tensor(CODER.forbidden(z.shape[-1])), float("-inf"))
     return z.log_softmax(-1).gather(-1, batch.response[..., None])[..., 0].masked_fill(~batch.response_mask, 0.)
 
