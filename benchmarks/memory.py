@@ -36,7 +36,7 @@ def model():
     m = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=tower, tie_word_embeddings=True, image_token_id=0, video_token_id=1)).eval().requires_grad_(False)
     return add_lora(m, FAMILY, rank=8)
 
-coder = SimpleNamespace(forbidden=lambda n: [0, 1], eos=2, pad=3, text=lambda ids: "")
+coder = SimpleNamespace(forbidden=lambda n: [0, 1], eos=2, pad=3, text=lambda ids: "", family=FAMILY)
 
 def batch(rows, response=0):
     "A batch in which every row but the first ends with one token of padding."
