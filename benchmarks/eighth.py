@@ -71,7 +71,7 @@ def inputs(case, visual_of=visual):
     words = lambda *n: torch.randint(TEXT, VOCAB, n)
     ids = torch.cat([words(20), torch.full((case.visual,), VIDEO), words(case.text - 20)])[None]
     mask = torch.arange(max(case.lengths))[None] < torch.tensor(case.lengths)[:, None]
-    return Batch(ids, torch.ones_like(ids, dtype=torch.bool), 2 * (ids == VIDEO), ids.shape[1], None, [visual_of(case)], ["prompt"]), words(*mask.shape).masked_fill(~mask, PAD), mask
+    return Batch(ids, torch.ones_like(ids, dtype=torch.bool), 2 * (ids == VIDEO), ids.shape[1], torch.zeros(1, 2, 0, dtype=torch.bool), [visual_of(case)], ["prompt"]), words(*mask.shape).masked_fill(~mask, PAD), mask
 
 # Multiply-adds, in 1e9. What is trained goes forward, backward to its input and backward to its weights; what is frozen only the first two; attention's backward is twice its forward.
 
