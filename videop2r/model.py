@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from fastcore.basics import patch
 from torch.utils.checkpoint import checkpoint
-from transformers.utils import cached_file, logging as transformers_logging
+from transformers.utils import logging as transformers_logging
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, Qwen2_5_VLConfig, Qwen3VLConfig
 from .engine.checkpoints import (
     check_adapter, check_attention, check_loaded, check_source, commit_of, faults_of, local_adapter,
@@ -410,8 +410,6 @@ def tiny_config(
     return kind(text_config=text, vision_config=tower, tie_word_embeddings=True, **token_ids(coder))
 
 # %% ../nbs/2_seeing/6_model.ipynb #d78eb2e5
-_PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
-
 def merge_adapter(
     base,         # folder or hub name of the checkpoint that the adapter was trained on
     adapter,      # folder or hub name of the adapter
@@ -425,8 +423,4 @@ def merge_adapter(
     merged = load_adapter(load(base, dtype=dtype), adapter, "policy").merge_and_unload()
     with replacing_folder(out) as part:
         merged.save_pretrained(str(part))
-        Coder.load(base).tokenizer.save_pretrained(str(part))
-        place, revision = source_of(base)
-        for name in _PROCESSORS: # the numbers for pixels
-            found = cached_file(place, name, _raise_exceptions_for_missing_entries=False, **revision)
-            if found: (part / name).write_bytes(Path(found).read_bytes())
+        Coder.load(base).save(part)

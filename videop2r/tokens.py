@@ -17,6 +17,7 @@ import torch
 from fastcore.basics import patch
 from transformers import AutoConfig, AutoTokenizer
 from .engine.checkpoints import faults_of, on_hub, source_of
+from .engine.files import write_json, write_text
 from .engine.paint import legend_html, token_html
 from .engine.remote import closing_of
 from .families import Family, family_of
@@ -185,6 +186,61 @@ def train_tokenizer(
     end, pad = "<|im_end|>", "<|endoftext|>"
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=end, pad_token=pad,
                                    additional_special_tokens=[m for m in MARKUP if m not in (end, pad)])
+
+# %% ../nbs/2_seeing/5_tokens.ipynb #8193a9f2
+_PLACES = ("{% if 'image' in part['type'] %}IMAGE{% elif 'video' in part['type'] %}VIDEO"
+           "{% else %}{{ part['text'] }}{% endif %}")
+_MESSAGE = ("{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+            "{% for part in message['content'] %}" + _PLACES + "{% endfor %}{% endif %}")
+_CHAT = ("{% for message in messages %}{{ 'START' + message['role'] + '\\n' }}" + _MESSAGE +
+         "{{ 'END\\n' }}{% endfor %}"
+         "{% if add_generation_prompt %}{{ 'STARTassistant\\n' }}{% endif %}")
+
+def _chat_template(family):
+    "The family's markup as Jinja; a processor puts as many marks as a medium has tokens."
+    def place(token): return family.vision_start + token + family.vision_end
+    words = dict(START=family.im_start, END=family.im_end,
+                 IMAGE=place(family.image_token), VIDEO=place(family.video_token))
+    text = _CHAT
+    for word, mark in words.items(): text = text.replace(word, mark)
+    return text
+
+# %% ../nbs/2_seeing/5_tokens.ipynb #0fe2247c
+_CLASSES = dict( # of transformers: processor, its images', its videos'
+    qwen2_5_vl=("Qwen2_5_VLProcessor", "Qwen2VLImageProcessor", "Qwen2VLVideoProcessor"),
+    qwen3_vl=("Qwen3VLProcessor", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"))
+
+def _pixel_numbers(family, frames=1):
+    "How `prepare` makes pixels and patches, under the names of the family's processors."
+    low, high = family.min_pixels * frames, family.max_pixels * frames
+    return dict(
+        do_convert_rgb=True, do_resize=True, resample=3, # bicubic
+        size=dict(shortest_edge=low, longest_edge=high),
+        do_rescale=True, rescale_factor=1 / 255, do_normalize=True,
+        image_mean=family.mean, image_std=family.std, patch_size=family.patch,
+        temporal_patch_size=family.temporal, merge_size=family.merge)
+
+def _processors(family, frames):
+    whole, image, video = _CLASSES.get(family.model_type, (None,) * 3)
+    still = dict(_pixel_numbers(family), image_processor_type=image, processor_class=whole)
+    moving = dict(
+        _pixel_numbers(family, frames if family.whole_clip else 1), do_sample_frames=False,
+        cap_pixels_per_frame=False, video_processor_type=video, processor_class=whole)
+    return {"preprocessor_config.json": still, "video_preprocessor_config.json": moving}
+
+@patch
+def save(
+    self: Coder,
+    folder,            # with the weights; `Coder.load` reads it
+    frames: int = 16,  # of the clips: some families bound the pixels of all frames together
+):
+    "Write tokenizer, chat template and the processors' numbers for whatever serves the weights."
+    folder = Path(folder)
+    self.tokenizer.save_pretrained(str(folder))
+    if not self.tokenizer.chat_template:
+        write_text(folder / "chat_template.jinja", _chat_template(self.family))
+    for name, numbers in _processors(self.family, frames).items():
+        write_json(folder / name, numbers)
 
 # %% ../nbs/2_seeing/5_tokens.ipynb #3995d549
 @dataclass

@@ -1,0 +1,97 @@
+"""What lies beside saved weights for the engines that serve them: the families' own processors, loaded from the folder alone, make our prompts and our pixels."""
+import json, subprocess, sys
+from pathlib import Path
+import numpy as np, pytest, torch
+from family_pixels import frames
+from transformers import AutoTokenizer
+from videop2r.families import FAMILIES
+from videop2r.model import merge_adapter, tiny_config
+from videop2r.tokens import Coder, collate, encode, train_tokenizer
+from videop2r.video import Clip, prepare
+from test_family_model import trained
+
+TORCHVISION = Path(sys.prefix) / "torchvision"
+SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
+FILES = ("chat_template.jinja", "preprocessor_config.json", "video_preprocessor_config.json")
+QUESTION, N = "What moves in the clip?", 6 # frames of a video
+SHAPES = dict(fitting=(84, 84), odd=(90, 122), large=(360, 640), small=(20, 44))
+ROWS = {**{f"video {k}": [("video", (N, *s), 4.)] for k, s in SHAPES.items()}, **{f"image {k}": [("image", (1, *s), 1.)] for k, s in SHAPES.items()}, "text": [(None, None, None)],
+        "mixed": [("video", (N, 90, 122), 3.), (None, None, None), ("image", (1, 84, 130), 1.), ("video", (N, 60, 60), 1.)]}
+
+
+def made(folder, model_type):
+    from transformers import AutoModelForImageTextToText
+    coder = Coder(train_tokenizer([QUESTION] * 5 + ["0123456789. seconds"], 300), FAMILIES[model_type])
+    torch.manual_seed(0)
+    AutoModelForImageTextToText.from_config(tiny_config(coder, hidden=64, layers=2, vision=64, depth=2)).save_pretrained(folder)
+    coder.save(folder, frames=N)
+    return folder
+
+@pytest.fixture(scope="module", params=[*FAMILIES, "base", "teacher"])
+def folder(request, tmp_path_factory): return made(tmp_path_factory.mktemp(request.param) / "m", request.param) if request.param in FAMILIES else SAMPLES / request.param
+
+def asked(kind):
+    "A question as a program of transformers puts it."
+    return [dict(role="user", content=[*([dict(type=kind)] if kind else []), dict(type="text", text=QUESTION)])]
+
+@pytest.fixture(scope="module")
+def theirs(folder, tmp_path_factory):
+    if not TORCHVISION.exists(): pytest.skip(f"torchvision is not in {TORCHVISION.name}/ of the environment: pip install --no-deps --target .venv/torchvision torchvision")
+    out = tmp_path_factory.mktemp("served")
+    (out / "cases.json").write_text(json.dumps({n: [dict(messages=asked(k), kind=k, frames=s, fps=fps) for k, s, fps in rows] for n, rows in ROWS.items()}))
+    done = subprocess.run([sys.executable, str(Path(__file__).with_name("family_batch.py")), TORCHVISION, "saved", folder, out / "cases.json", out / "batch.npz"], capture_output=True, text=True)
+    assert not done.returncode, done.stderr[-2000:]
+    return np.load(out / "batch.npz")
+
+def example(coder, kind, shape, fps):
+    visual = kind and prepare(Clip(frames(*shape), fps, kind=kind), coder.family)
+    return encode(coder, QUESTION, visual)
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_saved_processor_makes_our_prompt_and_our_pixels(folder, theirs, name):
+    coder = Coder.load(folder)
+    batch, got = collate(coder, [example(coder, *row) for row in ROWS[name]]), lambda key: torch.from_numpy(theirs[f"{name} {key}"])
+    assert (batch.ids == got("input_ids"))[batch.mask].all() and (batch.mask == got("attention_mask").bool()).all()
+    for kind, key, grid in (("image", "pixel_values", "image_grid_thw"), ("video", "pixel_values_videos", "video_grid_thw")):
+        mine = [v for v in batch.visuals if v and v.kind == kind]
+        if not mine: continue
+        assert [list(v.grid) for v in mine] == got(grid).tolist()
+        assert (torch.cat([v.patches for v in mine]) - got(key)).abs().max() < 2e-6
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_saved_template_is_the_familys_markup(tmp_path, model_type):
+    made(tmp_path / "m", model_type)
+    coder = Coder.load(tmp_path / "m")
+    assert coder.tokenizer.chat_template and coder.turn == coder.family.turn
+    for content in (QUESTION, asked(None)[0]["content"]):
+        ids = coder.tokenizer.apply_chat_template([dict(role="user", content=content)], add_generation_prompt=True)["input_ids"]
+        assert ids == encode(coder, QUESTION).prompt
+    said = [dict(role="system", content="Be brief."), dict(role="user", content=QUESTION), dict(role="assistant", content="Nothing.")]
+    assert coder.tokenizer.apply_chat_template(said, tokenize=False) == f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\nNothing.<|im_end|>\n"
+
+def test_a_template_of_its_own_stays(tmp_path):
+    made(tmp_path / "m", "qwen2_5_vl")
+    (tmp_path / "m" / FILES[0]).write_text(own := "{% for m in messages %}<|im_start|>{{ m['role'] }}:{{ m['content'] }}<|im_end|>\n{% endfor %}<|im_start|>assistant:")
+    Coder.load(tmp_path / "m").save(tmp_path / "again")
+    assert AutoTokenizer.from_pretrained(tmp_path / "again").chat_template == own == (tmp_path / "again" / FILES[0]).read_text()
+
+def test_bounds_of_a_whole_clip_are_for_its_frames(tmp_path):
+    for model_type, factor in (("qwen2_5_vl", 1), ("qwen3_vl", 8)):
+        coder = Coder(train_tokenizer([QUESTION] * 5, 280), family := FAMILIES[model_type])
+        coder.save(tmp_path, frames=8)
+        image, video = (json.loads((tmp_path / name).read_text())["size"] for name in FILES[1:])
+        assert image == dict(shortest_edge=family.min_pixels, longest_edge=family.max_pixels) and video == {k: factor * v for k, v in image.items()}
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_merged_checkpoint_has_them_too(tmp_path, model_type):
+    base = made(tmp_path / "m", model_type)
+    _, adapter = trained(base, Coder.load(base), tmp_path)
+    merge_adapter(base, adapter, tmp_path / "whole")
+    assert all((tmp_path / "whole" / name).is_file() for name in FILES) and Coder.load(tmp_path / "whole").family == Coder.load(base).family
+
+@pytest.mark.parametrize("name", ["base", "teacher"])
+def test_the_embedded_checkpoints_have_what_is_saved_today(tmp_path, name):
+    Coder.load(SAMPLES / name).save(tmp_path)
+    assert all((tmp_path / f).read_text(encoding="utf-8") == (SAMPLES / name / f).read_text(encoding="utf-8") for f in FILES)
+    assert not (json.loads((tmp_path / FILES[2]).read_text())["do_sample_frames"])
