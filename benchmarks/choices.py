@@ -18,7 +18,7 @@ from videop2r.cot import SHORT
 from videop2r.evaluate import difference, evaluate
 from videop2r.judge import ORACLE
 
-OURS = RL(RECIPE, steps=60, prompts=8, g=8, limit=56, lr=8e-4, beta=.02)
+OURS = RL(RECIPE, steps=60, prompts=8, g=8, limit=96, lr=8e-4, beta=.02)
 
 def recipe(**kw): return dict(recipe=replace(RECIPE, **kw))
 

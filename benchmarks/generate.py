@@ -78,9 +78,10 @@ def truth(n=300, seeds=(0, 1, 2)):
     from videop2r.tools.pipeline import LocalTeacher, generate, leaks
     from videop2r.judge import ORACLE, base_judge
     from videop2r.model import Policy
-    from videop2r.world import World, make_records, samples
+    from videop2r.engine.scenes import World
+    from videop2r.world import make_records, samples
     folder, rows = samples(ROOT / "data_samples"), []
-    teacher = LocalTeacher.load(folder / "teacher", frames=8, limit=64, batch=64)
+    teacher = LocalTeacher.load(folder / "teacher", frames=8, limit=80, batch=64)
     judges = [ORACLE, base_judge(Policy.load(folder / "base"))]
     for seed in seeds:
         with tempfile.TemporaryDirectory() as media:

@@ -6,7 +6,8 @@ from videop2r.evaluate import interval
 from videop2r.judge import ORACLE, attacks, base_judge, panel
 from videop2r.model import Policy
 from videop2r.oracle import paraphrase, spoil, sufficient
-from videop2r.world import KINDS, World, question_of, samples, to_record
+from videop2r.engine.scenes import World
+from videop2r.world import KINDS, question_of, samples, to_record
 
 def observations(n, seed):
     "Triples of record, observation and whether it suffices by construction, every second one spoiled."

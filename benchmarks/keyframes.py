@@ -10,7 +10,8 @@ from videop2r.model import Policy
 from videop2r.scoring import score
 from videop2r.tokens import encode
 from videop2r.video import Clip, prepare, uniform
-from videop2r.world import World, draw_frames, make_question, samples, to_record
+from videop2r.engine.scenes import World, draw_frames
+from videop2r.world import make_question, samples, to_record
 
 BRIEF = Prompt("Answer briefly.", {})
 

@@ -43,7 +43,7 @@ def folder(tokenizer, tmp_path_factory):
     "A tiny language model with random weights."
     out = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    Qwen2ForCausalLM(Qwen2Config(vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+    Qwen2ForCausalLM(Qwen2Config(vocab_size=640, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
                                  bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)).save_pretrained(out)
     return out
 

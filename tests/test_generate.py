@@ -11,7 +11,8 @@ from videop2r.tools.pipeline import ChatTeacher, LocalTeacher, TooManyFailures, 
 from videop2r.judge import ORACLE, Judge, Verdict
 from videop2r.engine.remote import OpenAIChat, Reply
 from videop2r.tokens import Coder
-from videop2r.world import World, from_record, gold, make_records, samples
+from videop2r.engine.scenes import World
+from videop2r.world import from_record, gold, make_records, samples
 from test_store import FORK
 from tiny_server import Tiny, serve
 
@@ -28,7 +29,7 @@ def clips(tmp_path_factory):
 @pytest.fixture(scope="module")
 def by_hand(tiny, clips, tmp_path_factory):
     "What the local teacher makes of the clips."
-    return run(clips, LocalTeacher(tiny.policy, "tiny", 8, limit=64), tmp_path_factory.mktemp("local") / "run")
+    return run(clips, LocalTeacher(tiny.policy, "tiny", 8, limit=80), tmp_path_factory.mktemp("local") / "run")
 
 def run(clips, teacher, out, judge=ORACLE, **kw): return generate(*clips, teacher, judge, out, **{"prompt": SHORT, "how": "lenient", "quiet": True, **kw})
 
@@ -116,13 +117,13 @@ def spoilt(clips, folder):
 
 def test_every_record_ends_somewhere_once(tiny, clips, tmp_path):
     rs, path = spoilt(clips, tmp_path)
-    made = run((path, clips[1]), LocalTeacher(tiny.policy, "tiny", 8, limit=64), tmp_path / "run")
+    made = run((path, clips[1]), LocalTeacher(tiny.policy, "tiny", 8, limit=80), tmp_path / "run")
     bad = {q["problem_id"]: q["reason"] for q in made.quarantine}
     assert len(bad) == 7 and {r.problem_id for r in rs[:5]} < set(bad) and sum(w.startswith("rs.jsonl:") for w in bad) == 2
     for i, word in enumerate(("no such file", "not a number", "<|im_end|>", "not inside", "room for")): assert word in bad[rs[i].problem_id]
     ends = [r.problem_id for r in made.kept] + [r["problem_id"] for r in made.rejected] + list(bad)
     assert len(ends) == len(set(ends)) == 20 == made.steps["records"]
-    again = run((path, clips[1]), LocalTeacher(tiny.policy, "tiny", 8, limit=64), tmp_path / "run")
+    again = run((path, clips[1]), LocalTeacher(tiny.policy, "tiny", 8, limit=80), tmp_path / "run")
     assert again.steps == made.steps and again.quarantine == made.quarantine
 
 def test_the_same_content_is_asked_about_once_and_the_same_id_may_ask_two_things(clips, tmp_path):

@@ -10,7 +10,8 @@ from videop2r.model import Policy, add_lora, load
 from videop2r.engine.remote import AnthropicChat, Cache, OpenAIChat, Reply
 from videop2r.tokens import Coder
 from videop2r.oracle import paraphrase
-from videop2r.world import World, gold_observation, question_of, samples, to_record
+from videop2r.engine.scenes import World
+from videop2r.world import gold_observation, question_of, samples, to_record
 
 RECORD = example_record()
 QUESTIONS = [question_of("attack", i, World(brief=.1)) for i in range(54)]

@@ -10,7 +10,8 @@ from videop2r.data import write_jsonl
 from videop2r.engine.remote import AnthropicChat, Cache, Chat, OpenAIChat
 from videop2r.judge import Judge, Verdict
 from videop2r.tools.cli import main
-from videop2r.world import World, make_records
+from videop2r.engine.scenes import World
+from videop2r.world import make_records
 
 ASK = [dict(role="user", content="Where?")]
 KINDS = dict(openai=lambda url, **kw: OpenAIChat("m", f"{url}/v1", **kw), anthropic=lambda url, **kw: AnthropicChat("m", url, **kw))

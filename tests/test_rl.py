@@ -170,7 +170,9 @@ def test_a_run_on_two_processes_is_the_run_on_one(shares):
         assert a.keys() == b.keys()
         for k in a: assert k.startswith(("seconds", "memory")) or a[k] == pytest.approx(b[k], rel=2e-3, abs=1e-5, nan_ok=True), k
     one, two = (torch.load(f / "weights.pt") for f in shares)
-    assert all((one[k] - two[k]).abs().max() < 1e-4 for k in one)
+    gaps = torch.cat([(one[k] - two[k]).abs().flatten() for k in one])
+    # Adam moves a weight by the sign of its gradient, so the few whose gradient is all but 0 may part
+    assert gaps.mean() < 2e-6 and gaps.max() < 5e-4
 
 def test_rollouts_depend_neither_on_slices_nor_on_ranks(given, model):
     "All at once, slices of one and of two, and the share of each of two ranks."
@@ -274,7 +276,7 @@ def test_rows_go_to_trackers_and_files_as_they_come(tmp_path, given, model):
 
 def test_groups_without_a_signal_are_dropped_and_refilled(given, model):
     first = train(given, model, steps=1, refill=0, g=2)[0]
-    row = train(given, fresh(), steps=1, refill=3, g=2)[0]
+    row = train(given, fresh(), steps=1, refill=3, g=2, temperature=.5)[0]
     assert first["dropped"] == 0 and first["drawn"] == 4 and 0 < row["dropped"] and row["drawn"] == row["dropped"] + row["groups"] and 1 <= row["groups"] <= 4
     assert min(row["zero_variance_perception"], row["zero_variance_reasoning"]) < 1
 

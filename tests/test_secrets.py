@@ -12,7 +12,8 @@ from videop2r.engine.remote import AnthropicChat, Cache, OpenAIChat, chat_of, is
 from videop2r.judge import judge_of, recording
 from videop2r.tools.cli import main
 from videop2r.tools.pipeline import ChatTeacher
-from videop2r.world import World, make_records
+from videop2r.engine.scenes import World
+from videop2r.world import make_records
 
 ASK = [dict(role="user", content="Where?")]
 # the parts of an address that may be secret; each holds "canary"

@@ -11,7 +11,8 @@ from videop2r.tools.pipeline import ChatTeacher, generate
 from videop2r.judge import Judge, Verdict
 from videop2r.engine.remote import Reply
 from videop2r.engine.store import Ledger, Shard, Store, identity, merge
-from videop2r.world import World, make_records
+from videop2r.engine.scenes import World
+from videop2r.world import make_records
 
 WORKERS, RECORDS = 4, 60
 STORM = 100 if os.environ.get("VIDEOP2R_STORM") else 10

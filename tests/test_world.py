@@ -5,7 +5,8 @@ import pytest
 from videop2r.data import read_records
 from videop2r.engine.decode import read_media
 from videop2r.oracle import oracle_errors, paraphrase, read_claims, spoil, sufficient
-from videop2r.world import (KINDS, World, answer_text, draw_frames, from_record, gold_observation, make_records, make_scene, question_of, samples, solve,
+from videop2r.engine.scenes import World, _places, draw_frames, make_scene
+from videop2r.world import (COMPOSED, CONTROL, KINDS, answer_text, from_record, gold_observation, make_records, question_of, samples, solve,
                             write_samples)
 
 SAMPLES = samples(Path(__file__).parent.parent / "data_samples")
@@ -38,7 +39,7 @@ def test_things_never_overlap():
 def test_claims_of_gold_observations_solve_to_the_answer():
     for i in range(450):
         q = question_of("solve", i, World(brief=.2))
-        assert str(solve(read_claims(gold_observation(q)), q)) == answer_text(q)
+        assert str(solve(read_claims(gold_observation(q), q.scene), q)) == answer_text(q)
 
 def test_oracle_never_passes_spoilt_observations_and_refuses_few_good_ones():
     errors = oracle_errors(1000, seed=1)
@@ -47,7 +48,7 @@ def test_oracle_never_passes_spoilt_observations_and_refuses_few_good_ones():
 
 def test_order_of_sentences_does_not_matter():
     for i in range(180):
-        q = question_of("order", i)
+        q = question_of("order", i, kinds=CONTROL) # swaps are told in their order
         said = gold_observation(q).split(". ", 1)[1].rstrip(".").split(". ")
         assert sufficient(". ".join(reversed(said)) + ".", q), (q, said)
 
@@ -61,3 +62,19 @@ def test_numbering_is_stable(tmp_path):
     few, many = list(make_records(tmp_path / "a", 5, "s")), list(make_records(tmp_path / "b", 9, "s"))
     assert [r.to_dict() for r in few] == [r.to_dict() for r in many[:5]]
     assert (draw_frames(from_record(few[0]).scene) == draw_frames(from_record(many[0]).scene)).all()
+
+def test_answers_of_shell_games_follow_from_the_cups_that_are_drawn():
+    "Whoever is half a place away from where the window found them has changed places with the other such."
+    for i in range(120):
+        game, row = question_of("follow", i, kinds=COMPOSED).scene.cups, None
+        row = list(game.row)
+        for start in (7, 16, 25): # the first frame of each window
+            frames = [_places(game, f) for f in range(start, start + 9)]
+            moved = [k for k in range(3) if max(abs(frame[k][0] - k) for frame in frames) > .5]
+            assert len(moved) in (0, 2)
+            if moved: row[moved[0]], row[moved[1]] = row[moved[1]], row[moved[0]]
+        assert tuple(row) == game.rows[-1]
+
+def test_every_composed_kind_has_luck_far_below_certainty():
+    from videop2r.world import luck
+    assert all(luck(kind, 400) < .6 for kind in COMPOSED)

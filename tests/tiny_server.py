@@ -10,7 +10,7 @@ import videop2r.sampling # gives a Policy its `sample`
 from videop2r.tokens import encode
 from videop2r.engine.decode import read_clip
 from videop2r.video import Clip, prepare, sample_indices, sampled_fps
-from videop2r.world import FPS, FRAMES
+from videop2r.engine.scenes import FPS, FRAMES
 
 def from_uri(url): return base64.b64decode(url.split(",", 1)[1])
 

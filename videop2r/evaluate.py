@@ -18,7 +18,8 @@ from .model import Policy
 from .scoring import check_truth, score, score_record
 
 # %% ../nbs/4_evidence/1_evaluate.ipynb #c8fdeb97
-_CAPITALS = re.compile(r"\b[A-Z]{2,}\b|\b[B-HJ-Z]\b|\bA\b(?! [a-z])") # but for the words "I" and "a"
+_CAPITAL = r"(?:\b[A-Z]{2,}\b|\b[B-HJ-Z]\b|\bA\b(?! [a-z]))" # but for the words "I" and "a"
+_CAPITALS = re.compile(rf"{_CAPITAL}(?: {_CAPITAL})*") # words in a row
 
 def _last(found): return found[-1] if found else None
 
@@ -56,7 +57,8 @@ def assess_one(
     answer = trace.answer if traced else text
     right = score_record(record, answer, how)
     kind = record.extra.get("kind", record.problem_type)
-    row = dict(problem_id=record.problem_id, kind=kind, type=record.problem_type, output=text, answer=right)
+    told = dict(problem_id=record.problem_id, kind=kind, type=record.problem_type, output=text)
+    row = dict(told, answer=right, exact=float(right == 1))
     if not traced: return row
     verdict = judge(record, trace.observation).yes if trace.perception_ok else False
     differs = mismatch(trace.think, trace.answer, record) if trace.reasoning_ok else None
@@ -128,7 +130,7 @@ def difference(a, b) -> dict: # diff, lo, hi, n
     return dict(diff=float(gaps.mean()), lo=float(low), hi=float(high), n=len(gaps))
 
 # %% ../nbs/4_evidence/1_evaluate.ipynb #c5478643
-MEASURES = ("answer", "sufficient", "format", "mismatch")
+MEASURES = ("exact", "answer", "sufficient", "format", "mismatch")
 
 def summarise(rows: list) -> dict:
     "Each measure's mean and interval over the records."

@@ -9,9 +9,11 @@ __all__ = ['read_claims', 'Sufficiency', 'sufficient', 'paraphrase', 'spoil', 'o
 import random, re
 from dataclasses import dataclass, replace
 from .engine.prose import affirmed, sight
+from .engine.scenes import COLOURS, LETTERS, PLACES, SHAPES, WAYS, WORDS, Scene, World
+from .engine.swaps import read_game
 from .world import (
-    COLOURS, KINDS, SHAPES, WAYS, WORDS, Claim, Claims, Question, Scene, World, answer_text,
-    question_of, solve, tell_distances, tell_events, tell_presence, tell_text, wording)
+    KINDS, Claim, Claims, Question, answer_text, question_of, solve, tell_cups, tell_distances,
+    tell_events, tell_presence, tell_text, wording)
 
 # %% ../nbs/2_seeing/2_oracle.ipynb #08873a6d
 _EVENTS = {
@@ -79,11 +81,19 @@ def _add_totals(clause, claims):
     if found[2] or _first(_EVENT, clause) == "moves": claims.moving = n
     elif re.search(rf"\b{_UNIT}\b", clause): claims.total = n
 
+_LINE = re.compile(r"(?<![.!?;:,\s])[ \t]*\n\s*(?=[-*•\dA-Z])") # a line's end is a sentence's
+
+# %% ../nbs/2_seeing/2_oracle.ipynb #f0a9b856
 _INTENDS = re.compile(r"(?:i|we) (?:watch|look|need|want|must|should)|based on")
 
-def read_claims(text: str) -> Claims:
+def read_claims(
+    text: str,
+    scene: Scene = None, # a shell game is read by a reader of its own
+) -> Claims:
     "Read what an observation affirms, clause by clause."
-    text, _ = affirmed(sight(text))
+    text, left_out = affirmed(sight(_LINE.sub(". ", text)))
+    if scene and scene.cups:
+        return Claims(**vars(read_game(text, scene.cups.row[0] in LETTERS, " ".join(left_out))))
     claims, last = Claims(words=_TEXT.findall(text)), None
     for clause in _clauses(text.lower()):
         if _INTENDS.match(clause): continue
@@ -92,6 +102,30 @@ def read_claims(text: str) -> Claims:
         if new: last = (new[-1].colour, new[-1].shape)
         _add_totals(clause, claims)
     return claims
+
+# %% ../nbs/2_seeing/2_oracle.ipynb #66866e2c
+def _false_place(said, row, when):
+    "What (ball, place) pairs say that is not so of a row, or None."
+    told = {}
+    for ball, place in said:
+        if told.setdefault(ball, place) != place:
+            return f"it contradicts itself: {ball} {when} both {told[ball]} and {place}"
+        if ball not in row: return f"there is no {ball}"
+        true = PLACES[row.index(ball)]
+        if place != true: return f"{ball} {when} {true}, not {place}"
+
+def _false_swap(claims, swaps):
+    "What is said of the swaps that is not so, or None."
+    if claims.swaps not in (None, len(swaps)): return f"there are {len(swaps)} swaps, not {claims.swaps}"
+    left = iter(swaps)
+    for i, said in enumerate(claims.stays or []):
+        # swaps may be left out; those that are told must be there, in this order
+        if said and said not in left:
+            return f"the swaps leave {', '.join(swaps) or 'nothing'}, so number {i + 1} is not {said}"
+
+def _false_game(claims, game):
+    return (_false_place(claims.starts, game.row, "starts") or _false_swap(claims, game.swaps)
+            or _false_place(claims.ends, game.rows[-1], "ends"))
 
 # %% ../nbs/2_seeing/2_oracle.ipynb #19acf71b
 def _false_claim(claim, scene):
@@ -106,6 +140,7 @@ def _false_claim(claim, scene):
 
 def _contradiction(claims, scene):
     "The first claim that the clip contradicts, or None."
+    if scene.cups: return _false_game(claims, scene.cups)
     for claim in claims.things:
         wrong = _false_claim(claim, scene)
         if wrong: return wrong
@@ -128,15 +163,18 @@ def _nothing(observation):
     why = f": {left_out[0]!r} denies, doubts, asks or reports" if left_out else ""
     return f"it claims nothing that can be checked{why}"
 
+# %% ../nbs/2_seeing/2_oracle.ipynb #a9c83f53
 def sufficient(
     observation: str,    # text, without its tags
     question: Question,  # with its scene
 ) -> Sufficiency:
     "Whether an observation alone suffices for the true answer (paper section 2, step 3)."
-    claims = read_claims(observation or "")
+    claims, game = read_claims(observation or "", question.scene), question.scene.cups
     if not claims.any(): return Sufficiency("empty", _nothing(observation or ""))
     wrong = _contradiction(claims, question.scene)
     if wrong: return Sufficiency("contradicts", wrong)
+    if game and claims.stays is not None and claims.stays != game.swaps:
+        return Sufficiency("insufficient", f"of {len(game.swaps)} swaps not all can be made out")
     said, true = solve(claims, question), answer_text(question)
     if str(said) == true: return Sufficiency("sufficient", f"{true} follows from it")
     rest = f", {said} does" if said else ""
@@ -156,6 +194,7 @@ _WHEN = dict(
 _SIDEWAYS = ("{}", "to the {}", "{}wards")
 _UPRIGHT = ("{}", "{}wards")
 
+# %% ../nbs/2_seeing/2_oracle.ipynb #d2ae7746
 def _told(thing, rng, distance=False):
     "One fact about a thing in other words."
     names = (f"The {thing.name}", f"The {thing.shape} that is {thing.colour}", f"A {thing.name}")
@@ -177,7 +216,36 @@ def _retell_presence(things, question, rng):
     return [rng.choice(_SEEN).format(f"a {thing.name}") for thing in things]
 def _retell_text(things, question, rng): return [rng.choice(_WORD_SAID).format(question.scene.word)]
 
-_RETELL = {tell_events: _retell_events, tell_distances: _retell_distances,
+# %% ../nbs/2_seeing/2_oracle.ipynb #e53ed2db
+_STARTS = ("{} starts {at}.", "The {} one is {at} at first.", "At the beginning {} lies {at}.",
+           "Under the {place} cup goes {}.", "We see {} {at} before the cups come down.")
+_STAYS = ("the {stays} cup stays", "the {a} and the {b} cup swap", "{a} and {b} trade places",
+          "the {stays} one is untouched", "the cups on the {a} and the {b} are exchanged",
+          "the other two change places around the {stays}", "the {stays} cup sits this one out")
+_ORDINALS = ("First", "Second", "Third")
+
+def _swap_told(i, stays, rng, numbered):
+    a, b = (place for place in PLACES if place != stays)
+    said = rng.choice(_STAYS).format(stays=stays, a=a, b=b)
+    return f"{_ORDINALS[i]}, {said}." if numbered else f"Then {said}."
+
+def _start_told(ball, place, rng):
+    at = "in the middle" if place == "middle" else f"on the {place}"
+    said = rng.choice(_STARTS).format(ball, at=at, place=place)
+    return said[0].upper() + said[1:]
+
+# %% ../nbs/2_seeing/2_oracle.ipynb #c227f3ac
+def _retell_cups(balls, question, rng):
+    "Starts and swaps in other words; numbered swaps may come in any order."
+    game, numbered = question.scene.cups, rng.random() < .4
+    starts = [_start_told(ball, PLACES[game.row.index(ball)], rng) for ball in balls]
+    swaps = [_swap_told(i, stays, rng, numbered) for i, stays in enumerate(game.swaps)]
+    if numbered: rng.shuffle(swaps)
+    parts = [starts, swaps or ["Nothing is swapped."]]
+    if numbered: rng.shuffle(parts)
+    return [sentence for part in parts for sentence in part]
+
+_RETELL = {tell_cups: _retell_cups, tell_events: _retell_events, tell_distances: _retell_distances,
            tell_presence: _retell_presence, tell_text: _retell_text}
 _TALK = ("The background is grey.", "Nothing else is worth noting.", "The picture is small.",
          "I see this clearly.")
@@ -186,6 +254,7 @@ def paraphrase(question: Question, rng: random.Random) -> str:
     "The gold facts in other words and another order."
     rules = question.rules
     said = _RETELL[rules.tells](rules.about(question), question, rng)
+    if rules.tells is tell_cups: return " ".join([*said, *rng.sample(_TALK, rng.randint(0, 2))])
     said += rng.sample(_TALK, rng.randint(0, 2))
     rng.shuffle(said)
     return " ".join(said)
@@ -213,6 +282,35 @@ def _spoil_text(question, rng):
     lacking = ("There is a word.", "insufficient")
     return rng.choice(((f"The word reads {wrong}.", "contradicts"), lacking))
 
+# %% ../nbs/2_seeing/2_oracle.ipynb #dae03918
+def _other_game(question, rng):
+    "The question, asked of a game in which two starts, or one swap, are others."
+    game, asked = question.scene.cups, question.rules.about(question)
+    at = rng.randrange(len(game.swaps) + 1)
+    if at == len(game.swaps):
+        ball = rng.choice(asked)
+        other = rng.choice([name for name in game.row if name != ball])
+        row = tuple({ball: other, other: ball}.get(name, name) for name in game.row)
+        game = replace(game, row=row)
+    else:
+        window = [i for i, stays in enumerate(game.stays) if stays][at]
+        wrong = rng.choice([place for place in PLACES if place != game.stays[window]])
+        stays = tuple(wrong if i == window else place for i, place in enumerate(game.stays))
+        game = replace(game, stays=stays)
+    return replace(question, scene=replace(question.scene, cups=game))
+
+# %% ../nbs/2_seeing/2_oracle.ipynb #55ea071d
+def _spoil_game(question, rng):
+    game = question.scene.cups
+    if rng.random() < .5: return paraphrase(_other_game(question, rng), rng), "contradicts"
+    said = _retell_cups(question.rules.about(question), question, rng)
+    ball = answer_text(question) # of a question about a place: the start that counts
+    counts = [text for text in said if not re.search(r"start|first|beginning|goes|before", text)
+              or question.target not in PLACES or re.search(rf"\b{ball}\b", text, re.I)]
+    lost = said.index(rng.choice(counts))
+    return " ".join(said[:lost] + said[lost + 1:]), "insufficient"
+
+# %% ../nbs/2_seeing/2_oracle.ipynb #d4b54aa8
 def spoil(
     question: Question,
     rng: random.Random,
@@ -220,6 +318,7 @@ def spoil(
     "An observation that lacks a decisive fact, or states a false one."
     spoilt = rng.choice(question.rules.about(question))
     if question.rules.tells is tell_text: return _spoil_text(question, rng)
+    if question.rules.tells is tell_cups: return _spoil_game(question, rng)
     if rng.random() < .5:
         return paraphrase(_other_things(question, spoilt, rng), rng), None
     decisive = question.target or spoilt

@@ -17,7 +17,7 @@ from ..engine.shared import prefill
 from ..model import Policy
 from ..tokens import collate, encode
 from ..video import AtRate, Clip, prepare, sample_indices, uniform
-from ..world import COLOURS, SHAPES, Scene, Thing, draw_frames
+from ..engine.scenes import COLOURS, SHAPES, Scene, Thing, draw_frames
 
 # %% ../../nbs/tools/keyframes.ipynb #75b3fd6e
 def _distances(clip, side, time):

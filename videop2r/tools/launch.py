@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Callable
 import torch
 from fastcore.basics import chunked, patch
-from ..cot import SHORT, Prompt, parse
+from ..cot import Prompt, SHORT, boundary, parse
 from ..data import Record, read_records
 from ..engine.learner import Learner, Media
 from ..engine.media import Reader, reader_of
@@ -56,9 +56,9 @@ _FAST = replace(_RL, slices=7, recompute="prompt") # memory that is there buys t
 # %% ../../nbs/tools/launch.ipynb #6c7ee3b9
 _OFTEN = dict(save_every=20, validate_every=20)
 _TINY = SFT(steps=60, batch=16, bucket=4, lr=2e-3, frames=8, **_OFTEN)
-_SHORT = Recipe(bounds=Bounds((14, 40), (12, 24)), how="lenient")
+_SHORT = Recipe(bounds=Bounds((10, 48), (8, 64)), how="lenient")
 _PAPER = Recipe(bounds="faithful") # every token counts as length
-_TINY_RL = RL(_SHORT, steps=140, limit=56, lr=8e-4)
+_TINY_RL = RL(_SHORT, steps=110, limit=80, lr=5e-4)
 
 PRESETS = {
     "paper": Preset(replace(_SFT, **_WHOLE), replace(_RL, recipe=_PAPER), nf4=False),
@@ -110,7 +110,7 @@ def response_of(record: Record, agnostic: bool = False) -> str:
         why = "; ".join(trace.faults)
         raise ValueError(f"its trace is not in the template ({why}); leave it out")
     if not agnostic: return record.output
-    return f"<think>{trace.think}</think><answer>{trace.answer}</answer>"
+    return record.output[boundary(record.output):].strip()
 
 # %% ../../nbs/tools/launch.ipynb #0e08a12b
 @dataclass

@@ -45,7 +45,7 @@ def _points(x):
     return signed(100*x if known(x) else None, 1)
 
 # %% ../../nbs/tools/report.ipynb #408cb931
-_MEASURES = dict(sufficient='observations that suffice for the answer', answer='right answers')
+_MEASURES = dict(sufficient='observations that suffice for the answer', exact='exactly right answers')
 _MOVES = dict(above='rose', below='fell', open='did not clearly change', missing='has no interval')
 
 def _arms(report):
@@ -80,7 +80,7 @@ def headline(report:dict) -> list:
     return [s for s in said + [_moved(report)] if s]
 
 # %% ../../nbs/tools/report.ipynb #1d9d3c5b
-_COLUMNS = dict(answer='right answer', sufficient='observation suffices',
+_COLUMNS = dict(exact='exactly right', answer='score', sufficient='observation suffices',
                 format='template kept', mismatch='think and answer differ')
 
 def _interval_cell(found, colour):
@@ -91,20 +91,53 @@ def _interval_cell(found, colour):
     text = f' [{decimal(100*low, 1)}, {decimal(100*high, 1)}]' if whole else ' no interval'
     return (B(percent(mean)), Small(text), interval_bar(mean, low, high, colour))
 
-def _arms_section(report):
-    "Held-out results of every arm"
-    rows = report.get('table') or []
+def _arms_table(rows):
     columns = [c for c in _COLUMNS if any(r.get(c) for r in rows)]
     body = []
     for row in rows:
         arm, colour = row['arm'], ARM_INK.get(row['arm'], '#4b5563')
         cells = [_interval_cell(row.get(c), colour) for c in columns]
         body.append([B(ARMS.get(arm, arm)), *cells, decimal(row.get('n'), 0)])
+    head = ['', *[_COLUMNS[c] for c in columns], 'questions']
+    return table(head, body, numeric=(len(columns)+1,)) if rows else None
+
+def _arms_section(report):
+    "Held-out results of every arm; kinds that a glance answers stand apart"
+    control = _arms_table(report.get('control') or [])
     note = ('Means over held-out questions with 95% intervals. The paper reports think–answer '
             'mismatch of 7.5% for its model and 1.5–5.2% for SFT models, on other data.')
-    head = ['', *[_COLUMNS[c] for c in columns], 'questions']
-    shown = table(head, body, numeric=(len(columns)+1,)) if rows else None
-    return section('Held-out results', shown, note=note)
+    apart = [H3('The control group: a glance answers these, so a trace should not pay'), control]
+    return section('Held-out results', _arms_table(report.get('table') or []),
+                   *(apart if control else []), note=note)
+
+# %% ../../nbs/tools/report.ipynb #b79c5607
+def _room_rows(report):
+    "Group of questions -> its figures, as sampled after SFT, then of each arm, greedy"
+    for arm, found in (report.get('room') or {}).items():
+        name = 'SFT, sampled' if arm == 'sampled' else f'{ARMS.get(arm, arm)}, greedy'
+        for group, room in found.items():
+            if arm == 'sampled' or 'swap' not in group: yield name, group, room
+
+def _room_section(report):
+    "Sufficiency, p1, p0 and φ, and whether answers follow an observation put in their place"
+    rows = []
+    for name, group, room in _room_rows(report):
+        shares = [percent(room.get(key)) for key in ('sufficient', 'right', 'p1', 'p0')]
+        rows.append([name, group, *shares, decimal(room.get('phi')), decimal(room.get('n'), 0)])
+    head = ['', 'questions', 'suffices', 'right', 'p1', 'p0', 'φ', 'n']
+    shown = table(head, rows, numeric=range(2, 8)) if rows else None
+    forced = [[ARMS.get(arm, arm), *[_interval_text(found.get(key)) for key in ('mended', 'follows', 'still')]]
+              for arm, found in (report.get('faithful') or {}).items()]
+    head = ['', 'right with the gold observation', 'follows another game’s', 'right in spite of it']
+    title = H3('With another observation in place of its own')
+    faithful = Div(title, table(head, forced, numeric=(1, 2, 3))) if forced else None
+    note = ('p1 and p0: exactly right where the observation suffices, and where it does not. A gain Δs '
+            'in sufficiency is worth (p1 − p0)·Δs of answers; φ is the correlation of the two.')
+    return section('What observations are worth', shown, faithful, note=note)
+
+def _interval_text(found):
+    if not found: return DASH
+    return f'{percent(found["mean"])} [{percent(found.get("lo"))}, {percent(found.get("hi"))}]'
 
 # %% ../../nbs/tools/report.ipynb #df6102e9
 _STEPS = dict(records='questions', written='trace written', template='template matches',
@@ -315,7 +348,7 @@ def _notes_section(report):
 
 # %% ../../nbs/tools/report.ipynb #6de44cf1
 SECTIONS = [
-    _arms_section, _rewards_section, _example_section, _zero_section,
+    _arms_section, _room_section, _rewards_section, _example_section, _zero_section,
     _yield_section, _sft_section, _dynamics_section, _kinds_section,
     _cost_section, _lists_section, _settings_section, _notes_section]
 
@@ -342,10 +375,6 @@ def write_report(
     return out/'report.html'
 
 # %% ../../nbs/tools/report.ipynb #da1e0f3f
-def _interval_text(found):
-    if not found: return DASH
-    return f'{percent(found["mean"])} [{percent(found.get("lo"))}, {percent(found.get("hi"))}]'
-
 class Report(dict):
     "The figures of a run, as `write_report` takes them"
     def __repr__(self): return f'Report({self.get("title")!r}, {", ".join(self)})'
