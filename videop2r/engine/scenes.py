@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'SHAPES', 'WAYS', 'WORDS', 'SIZE', 'CELL', 'FPS', 'FRAMES', 'PLACES', 'LETTERS', 'WINDOWS', 'CUP_FRAMES',
-           'Thing', 'Cups', 'swapped', 'Scene', 'World', 'make_scene', 'make_cups', 'draw_frames', 'moving', 'save']
+           'Thing', 'Cups', 'moved', 'Scene', 'World', 'make_scene', 'make_cups', 'draw_frames', 'moving', 'save']
 
 # %% ../../nbs/engine/scenes.ipynb #58b0073c
 import base64, io, random
@@ -72,21 +72,21 @@ class Cups:
     def rows(self):
         "What lies from left to right at first, and after each swap."
         rows = [self.row]
-        for place in self.swaps: rows.append(swapped(rows[-1], place))
+        for stays in self.swaps:
+            before = dict(zip(PLACES, rows[-1]))
+            rows.append(tuple(before[moved(place, stays)] for place in PLACES))
         return rows
     def path(self, ball):
         "The places of one ball at first, and after each swap."
         return [PLACES[row.index(ball)] for row in self.rows]
 
-def swapped(
-    row: tuple, # of three
-    stays: str, # a place
-) -> tuple:
-    "A row after its other two have changed places."
-    kept = PLACES.index(stays)
-    first, second = (i for i in range(3) if i != kept)
-    order = {first: second, second: first, kept: kept}
-    return tuple(row[order[i]] for i in range(3))
+def moved(
+    place: str,
+    stays: str, # the place whose cup stays
+) -> str:
+    "Where what lies in a place is after a swap; also where what then lies there came from."
+    if place == stays: return place
+    return next(other for other in PLACES if other not in (place, stays))
 
 # %% ../../nbs/engine/scenes.ipynb #6b98395f
 @dataclass(frozen=True)
@@ -126,6 +126,15 @@ class World:
     quick: float = 0.       # chance that a swap is quick
     faint: float = 0.       # how far the balls' colours are mixed with the ground
     noise: int = 0          # standard deviation of every pixel, in steps of 256
+
+    def __post_init__(self):
+        few, most = self.swaps
+        if not 0 <= few <= most <= WINDOWS:
+            raise ValueError(f"world: swaps is {self.swaps}; use fewest and most, 0 to {WINDOWS}")
+        for name in ("brief", "word", "still", "feint", "quick", "faint"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"world: {name} is {getattr(self, name)}; use 0 to 1")
+        if self.noise < 0: raise ValueError(f"world: noise is {self.noise}; use 0 or more")
 
 # %% ../../nbs/engine/scenes.ipynb #448a59c4
 def _path(cell, way, steps):

@@ -9,7 +9,7 @@ __all__ = ['Game', 'read_game']
 import re
 from dataclasses import dataclass, field
 from fastcore.basics import patch
-from .scenes import COLOURS, LETTERS, PLACES, swapped
+from .scenes import COLOURS, LETTERS, PLACES, moved
 
 # %% ../../nbs/engine/swaps.ipynb #1bf01091
 _SWAP = r"(?:swaps?|exchanges?|switch(?:es)?|trades?|changes?|moves?|shuffles?|crossings?)"
@@ -468,8 +468,6 @@ def _in_order(found):
         if not again: kept.append(swap)
     return [said for _, said, _ in sorted(kept, key=lambda swap: swap[0])]
 
-def _third(pair): return next(place for place in PLACES if place not in pair)
-
 # %% ../../nbs/engine/swaps.ipynb #b6fed323
 def _resolved(found, starts):
     "Places that stay, in order; names are followed."
@@ -477,17 +475,14 @@ def _resolved(found, starts):
     for said in found:
         if isinstance(said, tuple):
             at = [where.get(name) for name in said]
-            said = None if None in at or len(set(at)) < len(at) else _third(at) if len(at) == 2 else at[0]
-        if said:
-            a, b = (place for place in PLACES if place != said)
-            where = {name: {a: b, b: a}.get(place, place) for name, place in where.items()}
-        else: where = {}
+            said = None if None in at or len(set(at)) < len(at) else moved(*at) if len(at) == 2 else at[0]
+        where = {name: moved(place, said) for name, place in where.items()} if said else {}
         stays.append(said)
     return stays
 
 def _followed(place, stays):
     "Where what lies in a place is after swaps."
-    for kept in stays: place = PLACES[swapped([place == at for at in PLACES], kept).index(True)]
+    for kept in stays: place = moved(place, kept)
     return place
 
 # %% ../../nbs/engine/swaps.ipynb #b58d4e37
