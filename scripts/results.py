@@ -1,5 +1,5 @@
 """Keep the figures of demo runs beside the results lesson: `python scripts/results.py RUN…`; pictures, texts and rows stay out."""
-import json, sys
+import argparse, json
 from pathlib import Path
 
 KEPT = ("title", "preset", "seed", "settings", "versions", "machine", "stages", "yield", "yield_by_type", "table", "control",
@@ -13,10 +13,14 @@ def slim(report):
     return {key: report[key] for key in KEPT} | dict(sft=sft, rl=rl)
 
 def main():
-    if len(sys.argv) < 2: sys.exit("usage: python scripts/results.py RUN… (folders of finished demo runs)")
-    for run in map(Path, sys.argv[1:]):
+    told = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    told.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished demo run")
+    told.add_argument("--out", type=Path, default=FOLDER, help="folder for a folder a seed (default: %(default)s)")
+    given = told.parse_args()
+    for run in given.runs:
+        if not (run / "report.json").exists(): told.error(f"{run}: no report.json there; give a finished demo run")
         report = json.loads((run / "report.json").read_text(encoding="utf-8"))
-        place = FOLDER / f"seed{report['seed']}" / "report.json"
+        place = given.out / f"seed{report['seed']}" / "report.json"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(json.dumps(slim(report), indent=1) + "\n", encoding="utf-8")
         print(place)

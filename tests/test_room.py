@@ -3,6 +3,7 @@ import random
 from types import SimpleNamespace
 import pytest
 from videop2r.cot import SHORT, parse, render
+from videop2r.engine.scenes import World
 from videop2r.engine.swaps import read_game
 from videop2r.room import continued, elsewhere, events, faithfulness, room, rooms
 from videop2r.tokens import Example
@@ -35,7 +36,15 @@ def test_groups_are_by_number_of_swaps_and_control():
     found, records = rooms(records_of(questions), rows), records_of(questions)
     assert found["control"].n == len(CONTROL) and found["composed"].n == len(COMPOSED)
     assert sum(found[name].n for name in found if "swap" in name) == len(COMPOSED)
-    assert {events(record) for record in records} <= {0, 1, 2, 3}
+    assert {events(record) for record in records} <= {None, 1, 2, 3}
+
+def test_a_game_without_a_swap_is_composed_and_has_no_other_answer():
+    questions = [question_of("still", i, World(swaps=(0, 0)), COMPOSED) for i in range(len(COMPOSED))]
+    records = records_of(questions)
+    found = rooms(records, [dict(sufficient=True, answer=1.)] * len(records))
+    assert set(found) == {"0 swaps", "composed"} and {events(record) for record in records} == {0}
+    assert elsewhere(questions[0], random.Random(0)) is None
+    assert faithfulness(Speaker([]), records, [Example([]) for _ in records])["follows"] is None
 
 def test_elsewhere_asks_the_same_of_the_same_balls_and_answers_otherwise():
     rng = random.Random(0)

@@ -297,6 +297,11 @@ ENDS = [ # thought, options, the letter, "None" where it concludes nothing
 @pytest.mark.parametrize("think, options, letter", ENDS)
 def test_what_option_a_thought_ends_on(think, options, letter): assert conclusion(think, Record(problem_type="multiple choice", options=options)) == letter
 
+@pytest.mark.parametrize("think, said", [
+    ("Back from left, right stays so middle. So X.", "X"), ("From C T A, left stays so C A T. So C A T.", "C A T"), ("So it says GO.", "GO"), ("A sign reads STOP HERE", "STOP HERE"),
+    ("I see A cat. So A.", "A"), ("nothing is said", None), ("First U. Then A H X", "A H X")])
+def test_what_letters_a_thought_ends_on(think, said): assert conclusion(think, Record(problem_type="OCR")) == said
+
 @pytest.mark.parametrize("think, answer, differs", [
     ("So there are 1,250.", "1,250", False), ("So 1.250,5 m.", "1,250.5", False), ("So 2e-3.", "0.002", False), ("So −7.", "-7", False), ("So ７.", "7", False), ("So seven.", "7", False), ("So three quarters, 3/4.", "0.75", False),
     ("There are no balls.", "0", False), ("So 40 percent.", "0.4", False), ("Three red, no blue: 3 balls.", "three", False), ("So 1,250.", "250", True), ("So −7.", "7", True), ("So 7.", "-7", True), ("So 5-6.", "6", None),

@@ -5,7 +5,9 @@ import pytest
 from videop2r.data import read_records
 from videop2r.engine.decode import read_media
 from videop2r.oracle import oracle_errors, paraphrase, read_claims, spoil, sufficient
-from videop2r.engine.scenes import World, _places, draw_frames, make_scene
+from dataclasses import replace
+from videop2r.data import RecordError
+from videop2r.engine.scenes import COLOURS, CUP_FRAMES, PLACES, World, _places, draw_frames, make_cups, make_scene
 from videop2r.world import (COMPOSED, CONTROL, KINDS, answer_text, from_record, gold_observation, make_records, question_of, samples, solve,
                             write_samples)
 
@@ -78,3 +80,69 @@ def test_answers_of_shell_games_follow_from_the_cups_that_are_drawn():
 def test_every_composed_kind_has_luck_far_below_certainty():
     from videop2r.world import luck
     assert all(luck(kind, 400) < .6 for kind in COMPOSED)
+
+# ---- the dials of a shell game
+
+def game(seed=0, **kw): return make_cups(random.Random(seed), World(**kw))
+
+def test_quick_swaps_are_over_sooner_and_end_alike():
+    slow = game(quick=0., swaps=(3, 3))
+    fast = replace(slow, cups=replace(slow.cups, quick=(True,) * 3))
+    away = [sum(any(abs(x - i) + abs(y) > 1e-9 for i, (x, y) in enumerate(_places(scene.cups, f))) for f in range(7, 16))
+            for scene in (slow, fast)]
+    assert away == [7, 5] and fast.cups.rows == slow.cups.rows
+    assert all(game(i, quick=1., swaps=(3, 3)).cups.quick == (True,) * 3 for i in range(20))
+
+def test_a_feint_lifts_one_cup_and_brings_it_back():
+    for i in range(60):
+        cups = game(i, feint=1., swaps=(1, 1)).cups
+        for window, (stays, feint) in enumerate(zip(cups.stays, cups.feints)):
+            assert (stays is None) == (feint is not None)
+            if not feint: continue
+            frames = [_places(cups, f) for f in range(7 + 9 * window, 16 + 9 * window)]
+            lifted = {k for frame in frames for k, (x, y) in enumerate(frame) if y < -.1}
+            assert lifted == {PLACES.index(feint)} and all(frame[k][0] == k for frame in frames for k in range(3))
+
+def test_faint_balls_stand_nearer_to_the_ground():
+    plain = game()
+    faint = replace(plain, faint=.5)
+    for i, colour in enumerate(plain.cups.row):
+        full, half = (draw_frames(scene)[0, 42, 14 + 28 * i].astype(int) for scene in (plain, faint))
+        ground = draw_frames(plain)[0, 80, 14 + 28 * i].astype(int)
+        assert (full == COLOURS[colour]).all() and abs(half - (full + ground) / 2).max() <= 1
+
+def test_noise_has_its_deviation_and_is_the_same_again():
+    scene = game(noise=10)
+    gaps = draw_frames(scene).astype(int) - draw_frames(replace(scene, noise=0))
+    assert abs(gaps.std() - 10) < .3 and abs(gaps.mean()) < .1 and (draw_frames(scene) == draw_frames(game(noise=10))).all()
+
+def test_a_game_without_a_swap_is_asked_about_and_told():
+    for i in range(40):
+        q = question_of("none", i, World(swaps=(0, 0)), COMPOSED)
+        assert sufficient(gold_observation(q), q) and not q.scene.cups.swaps
+
+@pytest.mark.parametrize("wrong, said", [(dict(swaps=(1, 5)), "swaps is .*0 to 3"), (dict(swaps=(2, 1)), "swaps is"), (dict(swaps=(-1, 1)), "swaps is"),
+                                         (dict(faint=1.5), "faint is 1.5"), (dict(quick=-.1), "quick is"), (dict(noise=-1), "noise is")])
+def test_a_world_that_cannot_be_is_refused_by_name(wrong, said):
+    with pytest.raises(ValueError, match=said): World(**wrong)
+
+# ---- records of other versions, and damaged ones
+
+def stored(kind="where"): return next(r for r in read_records(SAMPLES / "train.jsonl") if r.extra["kind"] == kind)
+
+def test_a_record_from_before_there_were_cups_is_read():
+    record = stored("direction")
+    scene = {name: told for name, told in record.extra["scene"].items() if name not in ("cups", "faint", "noise")}
+    assert from_record(replace(record, extra=record.extra | dict(scene=scene))) == from_record(record)
+
+@pytest.mark.parametrize("damage, said", [
+    (dict(scene=dict(things=[])), "cannot be read"), (dict(scene="red"), "cannot be read"), (dict(target="orange"), "about orange"), (dict(target=None), "about None"),
+    (dict(kind="direction"), "direction cannot be asked"), (dict(kind="nothing"), "holds no scene"), (dict(scene=None), "holds no scene")])
+def test_a_damaged_scene_is_named(damage, said):
+    record = stored()
+    with pytest.raises(RecordError, match=f"{record.problem_id}.*{said}"): from_record(replace(record, extra=record.extra | damage))
+
+def test_a_damaged_game_is_named():
+    record = stored()
+    for cups in ("red", dict(row=["red"]), dict(record.extra["scene"]["cups"], wrong=1), dict(record.extra["scene"]["cups"], row=["A", "B", "C"])):
+        with pytest.raises(RecordError): from_record(replace(record, extra=record.extra | dict(scene=record.extra["scene"] | dict(cups=cups))))

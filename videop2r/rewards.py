@@ -199,6 +199,7 @@ LENGTHS = {
     "video-r1": Bounds(perception=(1, 0), above=.1, formed=False, peers=2, whole=True),
     "dynamic": Bounds(stretch=.5),
     "none": Bounds(bonus=0.),
+    "short": Bounds(perception=(10, 48), reasoning=(8, 64)), # of the embedded checkpoints' traces
 }
 
 # %% ../nbs/1_method/4_rewards.ipynb #30b68112

@@ -12,7 +12,7 @@ import numpy as np
 from fastcore.basics import patch
 from .cot import parse
 from .engine.paint import markdown_table
-from .engine.scenes import Cups
+from .engine.scenes import PLACES
 from .evaluate import interval
 from .scoring import score_record
 from .world import answer_text, from_record, gold_observation, to_record
@@ -42,10 +42,10 @@ def room(
     return Room(len(known), _share(seen), _share(right), _share(right[seen]), _share(right[~seen]), phi)
 
 # %% ../nbs/4_evidence/3_room.ipynb #cc6be144
-def events(record) -> int:
-    "How many swaps a record's answer is composed of; 0 for the control group."
+def events(record) -> int | None:
+    "How many swaps a record's answer is composed of; None in the control group."
     cups = from_record(record).scene.cups
-    return len(cups.swaps) if cups else 0
+    return len(cups.swaps) if cups else None
 
 class Rooms(dict):
     "Group of questions -> its `Room`."
@@ -66,18 +66,18 @@ def rooms(records: list, rows: list) -> Rooms:
     groups = {}
     for record, found in zip(records, rows):
         n = events(record)
-        names = [f"{n} swap{'s' * (n > 1)}", "composed"] if n else ["control"]
+        names = ["control"] if n is None else [f"{n} swap{'s' * (n != 1)}", "composed"]
         for name in names: groups.setdefault(name, []).append(found)
     return Rooms({name: room(groups[name]) for name in sorted(groups)})
 
 # %% ../nbs/4_evidence/3_room.ipynb #9a1f5729
 def elsewhere(question, rng: random.Random):
-    "The same question asked of another game with the same balls, whose answer differs."
-    game = question.scene.cups
-    while True:
+    "The same question asked of another game with the same balls, whose answer differs; None without a swap."
+    scene, game = question.scene, question.scene.cups
+    while game.swaps:
         row = tuple(rng.sample(game.row, len(game.row)))
-        stays = tuple(place and rng.choice(("left", "middle", "right")) for place in game.stays)
-        other = replace(question, scene=replace(question.scene, cups=Cups(row, stays, game.feints)))
+        stays = tuple(place and rng.choice(PLACES) for place in game.stays)
+        other = replace(question, scene=replace(scene, cups=replace(game, row=row, stays=stays)))
         if answer_text(other) != answer_text(question): return other
 
 # %% ../nbs/4_evidence/3_room.ipynb #779c68cf
@@ -99,7 +99,7 @@ def continued(
 def _right(record, text): return float(score_record(record, parse(text).answer, "lenient") == 1)
 
 def faithfulness(policy, records, prompts, features=None, seed: int = 0, **settings) -> dict:
-    """Shares of answers, with intervals, over the composed questions: `mended` right with the gold
+    """Shares of answers, with intervals, over the questions with a swap: `mended` right with the gold
     observation; with a swapped one `follows` it, or is `still` right."""
     at = [i for i, record in enumerate(records) if events(record)]
     rng = random.Random(seed)

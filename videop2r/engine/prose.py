@@ -70,7 +70,8 @@ _DENIED = (
     r"\b(?:contrary to|instead of|rather than|far from|without (?:seeing|any|proof|evidence))\b")
 _DOUBTED = (
     r"\b(?:perhaps|maybe|possibly|probably|presumably|supposedly|allegedly|reportedly|apparently|conceivably)\b",
-    r"\b(?:might|may|could(?! (?:clearly |just )?(?:see|make out|observe)\b))\b(?! 1)", r"\b(?:whether|unless|in case|as if|as though|assuming|suppose|supposing|"
+    r"\b(?:might|may|could(?! (?:clearly |just )?(?:see|make out|observe)\b))\b(?! 1)",
+    r"\b(?:whether|unless|in case|as if|as though|assuming|suppose|supposing|"
     r"imagine|pretend|hypothetically|if)\b",
     r"\b(?:not sure|unsure|not certain|uncertain|unclear|unknown|hard to|difficult to|no idea|in doubt|doubtful|"
     r"debatable|questionable|unlikely|likely|i guess|i suspect|i wonder|i assume|i imagine|i suppose|i expect|"

@@ -27,7 +27,6 @@ from ..evaluate import by_kind, difference, evaluate, summarise
 from ..judge import ORACLE
 from ..model import Policy, add_lora, load_adapter
 from ..recipe import RL, Recipe
-from ..rewards import Bounds
 from ..rollout import example
 from ..room import faithfulness, rooms
 from ..sft import SFT
@@ -38,7 +37,7 @@ from ..engine.scenes import World
 from ..world import COMPOSED, CONTROL, SHIPPED, make_records, samples
 
 # %% ../../nbs/tools/demo.ipynb #97fea2b5
-RECIPE = Recipe(bounds=Bounds(perception=(10, 48), reasoning=(8, 64)), how="lenient")
+RECIPE = Recipe(bounds="short", how="lenient")
 MIXED = CONTROL + COMPOSED * 2 # kinds, as they take turns
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ..engine.tuner import Tuner, check_data
 from ..judge import Judge, base_judge, judge_of
 from ..model import Policy, add_lora, load, load_adapter
 from ..recipe import RECIPES, RL, Recipe
-from ..rewards import PROCESSES, Bounds
+from ..rewards import PROCESSES
 from ..scoring import look_up
 from ..sft import SFT
 from ..tokens import Coder, Example, encode
@@ -56,7 +56,7 @@ _FAST = replace(_RL, slices=7, recompute="prompt") # memory that is there buys t
 # %% ../../nbs/tools/launch.ipynb #6c7ee3b9
 _OFTEN = dict(save_every=20, validate_every=20)
 _TINY = SFT(steps=60, batch=16, bucket=4, lr=2e-3, frames=8, **_OFTEN)
-_SHORT = Recipe(bounds=Bounds((10, 48), (8, 64)), how="lenient")
+_SHORT = Recipe(bounds="short", how="lenient")
 _PAPER = Recipe(bounds="faithful") # every token counts as length
 _TINY_RL = RL(_SHORT, steps=110, limit=80, lr=5e-4)
 

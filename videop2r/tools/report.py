@@ -379,13 +379,17 @@ class Report(dict):
     "The figures of a run, as `write_report` takes them"
     def __repr__(self): return f'Report({self.get("title")!r}, {", ".join(self)})'
 
+    def _rows(self, key):
+        return [[ARMS.get(row['arm'], escaped(row['arm'])), *[_interval_text(row.get(c)) for c in _COLUMNS]]
+                for row in self.get(key) or []]
+
     def _repr_markdown_(self):
-        rows = [[ARMS.get(row['arm'], escaped(row['arm'])), *[_interval_text(row.get(c)) for c in _COLUMNS]]
-                for row in self.get('table') or []]
         said = [f'- {sentence}' for sentence in headline(self)]
-        table = markdown_table(['arm', *_COLUMNS.values()], rows)
+        head, control = ['arm', *_COLUMNS.values()], self._rows('control')
         title = escaped(self.get("title", "Report"))
-        return '\n'.join([f'**{title}**', '', *said, '', table])
+        parts = [f'**{title}**', '', *said, '', markdown_table(head, self._rows('table'))]
+        if control: parts += ['', 'The control group, which a glance answers:', '', markdown_table(head, control)]
+        return '\n'.join(parts)
 
 def load_report(out) -> Report:
     "The report of run directory `out`. Raises ValueError, naming the file, where it is not JSON"
@@ -401,13 +405,21 @@ def _difference(found):
     both = f'{percent(found["pagrpo"])} − {percent(found["grpo"])}'
     return f'{both} = {_points(found["diff"])} [{_points(found["lo"])}, {_points(found["hi"])}]'
 
+def _often(rows, measure):
+    "One sentence: in how many runs PA-GRPO was above GRPO, and in how many beyond doubt"
+    above = sum((row[measure]['diff'] or 0) > 0 for row in rows)
+    clear = sum(_verdict(row[measure]) == 'above' for row in rows)
+    return (f'PA-GRPO was above GRPO on {_MEASURES[measure]} in {above} of {len(rows)} runs; '
+            f'the interval excludes 0 in {clear}.')
+
 class Comparison(list):
     "Rows of several runs, one dictionary each"
     def _repr_markdown_(self):
-        rows = []
+        rows, said = [], [f'- {_often(self, measure)}' for measure in _MEASURES]
         for row in self:
             rows.append([escaped(row['run']), row['seed'], *[_difference(row[m]) for m in _MEASURES]])
-        return markdown_table(['run', 'seed', *_MEASURES.values()], rows)
+        table = markdown_table(['run', 'seed', *_MEASURES.values()], rows)
+        return '\n'.join([*said, '', table])
 
 def compare(
     dirs:list # run directories

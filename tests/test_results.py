@@ -1,0 +1,56 @@
+"The figures of the front page and of the results lesson are those of the stored reports."
+import json, re, subprocess, sys
+from pathlib import Path
+import pytest
+from videop2r.tools.report import compare, load_report
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = sorted((ROOT/"nbs"/"4_evidence"/"demo").glob("seed*"))
+
+def lesson():
+    "Every stored output of the results lesson as text."
+    cells = json.loads((ROOT/"nbs"/"4_evidence"/"2_results.ipynb").read_text(encoding="utf-8"))["cells"]
+    datas = [out.get("data", {}) for cell in cells for out in cell.get("outputs", [])]
+    return "\n".join("".join(data.get("text/markdown", "")) for data in datas)
+
+def test_front_page_and_lesson_hold_what_the_reports_say():
+    readme, results = (ROOT/"README.md").read_text(encoding="utf-8"), lesson()
+    for text in (load_report(RUNS[0])._repr_markdown_(), compare(RUNS)._repr_markdown_()):
+        assert text in readme and text in results
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_a_stored_report_agrees_with_itself(run):
+    report = load_report(run)
+    assert run.name == f"seed{report['seed']}" and report["preset"] == "default"
+    means = {row["arm"]: row for row in report["table"]}
+    for name, found in report["compare"].items():
+        gap = means["pagrpo"][name]["mean"] - means["grpo"][name]["mean"]
+        assert found["diff"] == pytest.approx(gap, abs=1e-9) and found["lo"] <= found["diff"] <= found["hi"]
+    for arm in ("sft", "grpo", "pagrpo"):
+        room = report["room"][arm]["composed"]
+        assert room["right"] == pytest.approx(means[arm]["exact"]["mean"])
+        assert room["sufficient"] == pytest.approx(means[arm]["sufficient"]["mean"])
+        parts = room["sufficient"] * room["p1"] + (1 - room["sufficient"]) * room["p0"]
+        assert parts == pytest.approx(room["right"])
+
+def test_all_seeds_had_the_demo_s_own_setting():
+    from dataclasses import asdict
+    from videop2r.tools.demo import SIZES
+    now = json.loads(json.dumps(asdict(SIZES["default"])))
+    for run in RUNS: assert load_report(run)["settings"] == now, run.name
+
+def script(*args):
+    return subprocess.run([sys.executable, ROOT/"scripts"/"results.py", *map(str, args)], capture_output=True, text=True)
+
+def test_the_command_that_stores_reports(tmp_path):
+    report = json.loads((RUNS[0]/"report.json").read_text(encoding="utf-8"))
+    whole = report | dict(example="a picture", rejected=["a trace"], sft=report["sft"] | dict(rows=[1]),
+                          rl={arm: found | dict(rows=[1]) for arm, found in report["rl"].items()})
+    (tmp_path/"run").mkdir()
+    (tmp_path/"run"/"report.json").write_text(json.dumps(whole), encoding="utf-8")
+    done = script(tmp_path/"run", "--out", tmp_path/"kept")
+    assert not done.returncode, done.stderr
+    kept = json.loads((tmp_path/"kept"/RUNS[0].name/"report.json").read_text(encoding="utf-8"))
+    assert kept == report
+    none = script(tmp_path, "--out", tmp_path/"kept")
+    assert none.returncode == 2 and re.search("no report.json there", none.stderr)
