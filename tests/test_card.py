@@ -6,12 +6,12 @@ import pytest, torch
 from videop2r.cot import SHORT
 from videop2r.data import read_jsonl
 
-from videop2r.engine.checkpoints import source_of, warn_of_half
+from videop2r.engine.checkpoints import _FLASH, check_attention, source_of, warn_of_half
 from videop2r.engine.reading import to_prompts
 from videop2r.engine.runs import save_adapter
 from videop2r.judge import judge_of
-from videop2r.families import TOWER_PATCHES
-from videop2r.model import Policy, add_lora, load
+from videop2r.families import FAMILIES, TOWER_PATCHES
+from videop2r.model import Policy, add_lora, load, tiny_config, whole_windows
 from videop2r.tokens import Coder
 from videop2r.tools.cli import main
 from videop2r.tools.launch import open_policy, preset_of
@@ -91,6 +91,75 @@ def test_entropy_is_counted_once_and_only_where_it_is_wanted(monkeypatch):
     assert calls == [4, 4, 4] and entropy.shape == (2, 6) and (entropy > 0).all()
     same, none = policy.token_logprobs(states, ids, mask, chunk=4, entropy=False)
     assert len(calls) == 3 and none is None and torch.equal(same, logprobs)
+
+# ---- attention
+
+def towers(model_type, **more):
+    "Two equal models: the family's own tower, window by window, and ours."
+    from transformers import AutoModelForImageTextToText
+    torch.manual_seed(0)
+    config = tiny_config(Coder(Coder.load(SAMPLES / "base").tokenizer, FAMILIES[model_type]), 64, 1, 64, 3)
+    for name, value in more.items(): setattr(config.vision_config, name, value)
+    own = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).requires_grad_(False)
+    for name, weight in own.named_parameters(): torch.nn.init.normal_(weight, 0. if weight.ndim > 1 or name.endswith("bias") else 1., .2)
+    ours = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).requires_grad_(False)
+    ours.load_state_dict(own.state_dict())
+    return own, whole_windows(ours)
+
+GRIDS = dict(even=[[4, 16, 32]], ragged=[[3, 20, 28]], several=[[2, 10, 12], [1, 6, 6], [3, 16, 8]], small=[[1, 2, 2]])
+
+@pytest.mark.parametrize("grids", GRIDS)
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_windows_of_one_length_go_in_one_call(model_type, grids, monkeypatch):
+    "With the family's own numbers and gradients; the middle layer of Qwen2.5-VL's attends to whole frames."
+    both = towers(model_type, **dict(fullatt_block_indexes=[1]) if model_type == "qwen2_5_vl" else {})
+    family, grid = FAMILIES[model_type], torch.tensor(GRIDS[grids])
+    pixels = torch.randn(int(grid.prod(1).sum()), 3 * family.temporal * family.patch**2)
+    found, calls, real = [], [], torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, *a, **kw: calls.append(len(q)) or real(q, *a, **kw))
+    for model in both:
+        model.model.visual.blocks.requires_grad_(True)
+        out = model.model.visual(pixels, grid_thw=grid).pooler_output
+        out.square().mean().backward()
+        found.append((out.detach(), torch.cat([p.grad.flatten() for p in model.model.visual.blocks.parameters()]), sum(calls), len(calls)))
+        calls.clear()
+    (want, way_back, windows, _), (got, back, same, few) = found
+    assert (got - want).abs().max() < 1e-5 * want.abs().max() and (back - way_back).norm() < 1e-5 * way_back.norm()
+    assert windows == same and few <= 3 * 9 and (grids != "even" or few == 3)
+
+def test_a_loaded_tower_attends_within_all_windows_at_once(monkeypatch):
+    "The tiny base attends to whole frames, four of each clip here: two layers, one call each."
+    policy, calls, real = Policy.load(SAMPLES / "base"), [], torch.nn.functional.scaled_dot_product_attention
+    visual = to_prompts(policy.coder, RECORDS, SAMPLES, SHORT, 8)[0][0].visual
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda q, *a, **kw: calls.append(len(q)) or real(q, *a, **kw))
+    with torch.no_grad(): (ours,) = policy.see([visual])
+    assert calls == [4, 4]
+    calls.clear()
+    with torch.no_grad(): (plain,) = Policy.load(SAMPLES / "base", attention="eager").see([visual])
+    assert not calls and (ours - plain).abs().max() < 1e-5 * plain.abs().max()
+
+def test_an_adapter_on_the_tower_learns_through_whole_windows():
+    policy = Policy.load(SAMPLES / "base")
+    visual, model = to_prompts(policy.coder, RECORDS, SAMPLES, SHORT, 4)[0][0].visual, add_lora(policy.model, policy.family, rank=2, vision=True)
+    Policy(model, policy.coder).see([visual])[0].square().sum().backward()
+    grads = [p.grad for n, p in model.named_parameters() if "visual" in n and "lora_B" in n]
+    assert grads and all(g is not None and g.abs().sum() > 0 for g in grads)
+
+@pytest.mark.parametrize("attention, device, dtype, said", [
+    ("flash", "cpu", torch.float32, "attention is 'flash'; use one of sdpa, eager, flash_attention_2, flash_attention_3"),
+    ("flash_attention_2", "cpu", torch.float32, "flash_attention_2 needs the package flash-attn, which is not installed; a GPU, where the device is cpu; bfloat16 or float16, where the numbers are torch.float32; use sdpa"),
+    ("flash_attention_3", "cpu", torch.bfloat16, "flash_attention_3 needs the package flash-attn-3, which is not installed; a GPU, where the device is cpu; use sdpa")])
+def test_an_attention_that_cannot_run_is_refused_by_name(attention, device, dtype, said):
+    with pytest.raises(ValueError) as e: check_attention(attention, device, dtype)
+    assert said in str(e.value)
+
+def test_a_card_that_is_too_old_for_flash_attention_is_named(monkeypatch):
+    monkeypatch.setitem(_FLASH, "flash_attention_2", ("flash-attn", lambda: True, 8))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    with pytest.raises(ValueError, match="needs a card of capability 8.0, where Tesla T4 has 7.5; use sdpa"): check_attention("flash_attention_2", "cuda", torch.float16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    assert check_attention("flash_attention_2", "cuda", torch.float16) == "flash_attention_2" and check_attention(None, "cpu", torch.float32) == "sdpa"
 
 # ---- the hub
 

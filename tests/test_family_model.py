@@ -282,7 +282,7 @@ def test_folders_that_hold_no_checkpoint(folder, tmp_path):
         with pytest.raises(ValueError, match="no such folder"): f(tmp_path / "nowhere")
 
 def test_flash_attention_where_it_cannot_run(folder):
-    with pytest.raises(ValueError, match="flash-attn, a GPU"): load(folder, attention="flash_attention_2", device="cpu")
+    with pytest.raises(ValueError, match="flash-attn, which is not installed; a GPU"): load(folder, attention="flash_attention_2", device="cpu")
 
 def test_an_adapter_on_the_hub_comes_without_pickles(folder, ready, tmp_path, monkeypatch):
     import huggingface_hub
