@@ -5,6 +5,7 @@ with one. A four-bit product of more than 64 rows unpacks its matrix for as long
 No allocator's gaps and no kernel's workspace are in these counts.
 """
 import argparse, math, sys, time
+from dataclasses import replace
 from unittest.mock import patch
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from videop2r.engine import decoding
 from videop2r.families import shape_of
 from videop2r.model import Policy, add_lora
 from videop2r.tools.launch import PRESETS
+from videop2r.tools.plan import _START as START
 from videop2r.tools.rehearse import PLANNED, REHEARSED, coder_of, config_of, hollow, plan_of, stand
 
 aten, META = torch.ops.aten, torch.device("meta")
@@ -35,7 +37,7 @@ class Shapes(TorchDispatchMode):
     "Floats are shapes on `meta`, all other numbers real; counts the bytes of the storages that are alive."
     def __init__(self):
         super().__init__()
-        self.alive, self.now, self.peak = {}, 0, 0
+        self.alive, self.now, self.peak, self.kernels = {}, 0, 0, 0
 
     def __enter__(self):
         self.makers = {name: getattr(torch, name) for name in ("tensor", "as_tensor")}
@@ -76,6 +78,7 @@ class Shapes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
+        self.kernels += not func.is_view
         flat = tree_flatten((args, kwargs))[0]
         made_here = not any(map(_shape_only, flat))
         asked = kwargs.get("device")
@@ -128,17 +131,17 @@ def _sft(s):
     with s.policy.light(): REHEARSED["a step of SFT"](s)
 
 def _drawn(s):
-    "Two tokens of each response; the blocks for all of them stand."
-    with patch.object(decoding, "LOOK", 2): REHEARSED["tokens are drawn"](s, 2)
+    "Three tokens of each response, after two of which a quarter of the rows leave; the blocks for all of them stand."
+    with patch.object(decoding, "LOOK", 2): REHEARSED["tokens are drawn"](s, 3, leave=True)
 
 _LARGEST = dict(sampling="tokens are drawn", reference="the reference reads", update="the update", sft="a step of SFT") # what a plan's stage is about
 
 COUNTED = {**REHEARSED, "a step of SFT": _sft, "tokens are drawn": _drawn}
 
-def policy_of(model, preset):
+def policy_of(model, preset, **changes):
     "A hollow model of a size with a trainable adapter, and the plan's settings for it."
     shape = shape_of(model)
-    told = plan_of(model, preset)
+    told = plan_of(model, preset, **changes)
     coder = coder_of(shape)
     model = hollow(config_of(shape, coder), preset.nf4)
     for module in model.modules():
@@ -149,7 +152,9 @@ def policy_of(model, preset):
         if "lora_" in name: each.data = each.data.float()
     return Policy(model, coder), told
 
-def counted(model, preset, stages=COUNTED):
+STAGES = ("a clip is seen", *_LARGEST.values())
+
+def counted(model, preset, stages=STAGES):
     "A row for each stage: GB counted, the plan's, and their ratio."
     policy, told = policy_of(model, preset)
     rows, s = [], None
@@ -170,13 +175,45 @@ def counted(model, preset, stages=COUNTED):
             print(model, stage, f"{gb:.2f} GB", file=sys.stderr, flush=True)
     return rows
 
+def _of_a_token(model, nf4, layers):
+    "Kernels that one more token starts in a model of so many layers."
+    preset, shape = replace(PRESETS["16gb"], nf4=nf4), replace(shape_of(model), layers=layers)
+    policy, told = policy_of(shape, preset, frames=2, slices=1)
+    with Shapes() as shapes, patch.object(decoding, "LOOK", 99):
+        s = stand(policy, told.settings, preset.rl, preset.sft)
+        for each in s.prompts: each.visual.patches = each.visual.patches.to(META)
+        s.words = s.words.cpu()
+        REHEARSED["a clip is seen"](s)
+        def count(tokens):
+            s.settings, before = replace(told.settings, completion=tokens), shapes.kernels
+            REHEARSED["tokens are drawn"](s, tokens)
+            return shapes.kernels - before
+        return count(4) - count(3)
+
+def kernels(model, nf4):
+    "(in a layer, in all else) that a new token of some rows starts: from models of three and four layers."
+    three, four = (_of_a_token(model, nf4, layers) for layers in (3, 4))
+    return four - three, three - 3 * (four - three)
+
+def kernel_rows(models):
+    "A row for each size and kind of weights."
+    for model in models:
+        for nf4 in (True, False):
+            layer, rest = kernels(model, nf4)
+            all_ = layer * shape_of(model).layers + rest
+            yield dict(model=model, weights="nf4" if nf4 else "bf16", **{"a layer": layer, "all else": rest, "a token": all_, "ms to start them": all_ * START * 1000})
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["3b", "7b", "4b", "8b"], help="sizes of Qwen2.5-VL (3b, 7b) and Qwen3-VL (4b, 8b)")
     parser.add_argument("--presets", nargs="+", default=["12gb", "16gb", "24gb", "48gb", "80gb"])
     parser.add_argument("--json", action="store_true", help="one JSON object a row")
+    parser.add_argument("--kernels", action="store_true", help="the kernels that a token starts, in place of memory")
     args = parser.parse_args()
-    rows = []
+    if args.kernels: sys.exit(show(list(kernel_rows(args.models)), args.json, machine("torch", "transformers", "peft", "bitsandbytes")))
+    about, rows = machine("torch", "bitsandbytes"), []
     for preset in args.presets:
-        for model in args.models: rows += [dict(preset=preset, **row) for row in counted(model, PRESETS[preset])]
-    show(rows, args.json, machine("torch"))
+        for model in args.models:
+            rows += (some := [dict(preset=preset, **row) for row in counted(model, PRESETS[preset])])
+            if args.json: show(some, True, about)
+    if not args.json: show([{name: "" if row[name] is None else row[name] for name in row} for row in rows], False, about)

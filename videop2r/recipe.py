@@ -113,6 +113,7 @@ class RL:
     micro: int = 16               # prompts whose update stands in memory at once
     rows: int = None              # responses to each of them at once; all unless given
     recompute: str = "nothing"    # or 'prompt', 'all': what backward runs again to save memory
+    attention: str = None         # of the model: sdpa unless given; eager, flash_attention_2 or _3
     workers: int = 0              # judge calls under way; 0 for a judge that uses this model
     patience: float = 600.        # seconds to wait for verdicts
     save_every: int = 10          # steps between checkpoints

@@ -141,10 +141,11 @@ def ask(
     question: str,
     frames: int = 8,
     reading: dict = {},  # of the `Reader`: sampler, cache, seconds
+    attention=None,      # of the model, as in `load`
     **settings,          # as in `sample`; greedy unless said
 ) -> str:
     "Ask a checkpoint about one file."
-    policy, path = Policy.load(folder), Path(path).resolve()
+    policy, path = Policy.load(folder, attention=attention), Path(path).resolve()
     kind = "image" if picture_form(head_of(path)) else "video"
     record = Record(problem_id=path.name, path=path.name, data_type=kind, problem=question)
     visual = Reader(path.parent, frames, **reading).visual(record, policy.family)

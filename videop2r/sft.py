@@ -54,6 +54,7 @@ class SFT:
     dropout: float = 0.
     nf4: bool = True         # the base in four bits
     checkpointing: bool = False # run each layer again in the backward pass, to save memory
+    attention: str = None    # of the model: sdpa unless given; eager, flash_attention_2 or _3
     save_every: int = 50     # steps between checkpoints
     validate_every: int = 50 # steps between looks at the validation set
 

@@ -104,7 +104,7 @@ def warn_of_half(device, dtype):
     card = torch.cuda.get_device_name(device)
     warnings.warn(f"{card} has no bfloat16 of its own: it is emulated, several times slower")
 
-# %% ../../nbs/engine/checkpoints.ipynb #37eec0aa
+# %% ../../nbs/engine/checkpoints.ipynb #eaa7aede
 _FLASH = dict( # the package, whether it is there, and the card's least capability
     flash_attention_2=("flash-attn", is_flash_attn_2_available, 8),
     flash_attention_3=("flash-attn-3", is_flash_attn_3_available, 9))
@@ -117,11 +117,12 @@ def _lacking(attention, device, dtype):
     if kind != "cuda": yield f"a GPU, where the device is {kind}"
     elif (has := torch.cuda.get_device_capability(device))[0] < least:
         yield f"a card of capability {least}.0, where {torch.cuda.get_device_name(device)} has {has[0]}.{has[1]}"
-    if dtype not in (torch.bfloat16, torch.float16): yield f"bfloat16 or float16, where the numbers are {dtype}"
+    if dtype not in (None, torch.bfloat16, torch.float16): yield f"bfloat16 or float16, where the numbers are {dtype}"
 
 def check_attention(
     attention, # a name in `ATTENTION`, or None
-    device, dtype,
+    device,
+    dtype=None, # of the numbers; left out of what is checked unless given
 ) -> str:      # the name
     "`sdpa` unless another is given; `ValueError` for an unknown one, or one that cannot run here."
     attention = attention or ATTENTION[0]

@@ -78,9 +78,9 @@ def _shrunk(block, rows, t):
 @patch
 def keep(self: Past, prompts, rows):
     "Go on with some of the prompts and some of their rows."
-    self.shared = self.shared.keep(prompts)
-    self.keys = [_shrunk(x, rows, self.t) for x in self.keys]
-    self.values = [_shrunk(x, rows, self.t) for x in self.values]
+    self.shared.keep(prompts)
+    for side in (self.keys, self.values): # a layer at a time: no more than one block is there twice
+        for i, block in enumerate(side): side[i] = _shrunk(block, rows, self.t)
 
 # %% ../../nbs/engine/decoding.ipynb #d33df8e2
 GRAPH = False # on CUDA: replay a step as a captured graph

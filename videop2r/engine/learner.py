@@ -110,7 +110,7 @@ def _why(bad, most=1):
     return "; ".join(f"{each['where']}: {each['reason']}" for each in bad[:most])
 
 FREE = (
-    "steps", "save_every", "slices", "micro", "rows", "recompute", "workers", "patience",
+    "steps", "save_every", "slices", "micro", "rows", "recompute", "attention", "workers", "patience",
     "max_drift", "give_up", "trackers")
 
 @dataclass

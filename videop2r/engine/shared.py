@@ -168,10 +168,12 @@ class Shared:
     def at(self, layer): return self.keys[layer], self.values[layer]
 
     def keep(self, prompts):
-        "Some of the prompts (p',)."
-        if len(prompts) == len(self.start): return self
-        keys, values = ([x[prompts] for x in side] for side in (self.keys, self.values))
-        return Shared(keys, values, self.last[prompts], self.start[prompts], _picked(self.bias, prompts))
+        "Go on with some of the prompts (p',); the others are gone."
+        if len(prompts) == len(self.start): return
+        for side in (self.keys, self.values): # a layer at a time: no more than one is there twice
+            for i, x in enumerate(side): side[i] = x[prompts]
+        self.last, self.start = self.last[prompts], self.start[prompts]
+        self.bias = _picked(self.bias, prompts)
 
     def leaves(self):
         "The same numbers, cut from the graph that made them, ready to collect gradients."

@@ -148,7 +148,7 @@ def rising(losses: list, window: int = 20) -> bool:
     return bool((means.diff() > 0).all() and means[3] - means[0] > 4 * error)
 
 # %% ../../nbs/engine/tuner.ipynb #1fb74523
-_FREE = ("save_every",) # settings that do not change what is computed
+_FREE = ("save_every", "attention") # settings that do not change what is computed, but in rounding
 
 def _trained(model):
     if not hasattr(model, "peft_config"):

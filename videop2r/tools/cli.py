@@ -129,11 +129,12 @@ def _rehearse(
     gpu: str = None,       # the card whose preset to take, as in 16GB; the one that is here unless given
     minutes: float = 5.,   # stages for which no time is left are named
     cap: float = None,     # GB of the card to take
+    attention: str = None, # of the model: sdpa, eager, flash_attention_2 or flash_attention_3
     json: bool = False,    # print JSON
 ):
     "Run every stage with random weights at the true sizes; exit code 2 where it does not fit or differs"
     from videop2r.tools.rehearse import rehearse
-    done = rehearse(model, gpu, minutes, cap)
+    done = rehearse(model, gpu, minutes, cap, attention=attention)
     _say(dumps(done.to_dict()) if json else done._repr_markdown_())
     return 0 if done.good else 2
 
@@ -147,12 +148,13 @@ def _ask(
     cache: str = None, # folder for decoded frames
     sampler: str = "uniform", # which frames of a video: uniform, change or rate:N (frames a second)
     seconds: float = None, # the most that reading the file may take
+    attention: str = None, # of the model: sdpa, eager, flash_attention_2 or flash_attention_3
 ):
     "Ask a checkpoint about a video or an image"
     from videop2r.sampling import ask as asked
     from videop2r.tools.keyframes import sampler_of
     reading = dict(cache=cache, sampler=sampler_of(sampler), seconds=seconds)
-    _say(asked(checkpoint, file, question, frames, reading))
+    _say(asked(checkpoint, file, question, frames, reading, attention))
 
 # %% ../../nbs/tools/cli.ipynb #ac6eb282
 def _fault(error): _say(f"bad record: {error}", file=sys.stderr)
@@ -309,12 +311,12 @@ _SIZES = Fields("videop2r.tools.pipeline", "LocalTeacher", "frames pixels limit 
 _SEND = Fields("videop2r.tools.pipeline", "ChatTeacher", "send")
 _FILTER = Fields("videop2r.tools.pipeline", "_Pipeline", "threshold how workers max_failures")
 
-def _teacher(word, nf4, settings, server):
+def _teacher(word, local, settings, server):
     "A teacher from its word; `server` is called for the settings of one behind a server."
     from videop2r.tools.pipeline import ChatTeacher, LocalTeacher
     kind, _, folder = word.partition(":")
     sizes = {name: settings[name] for name in _SIZES.names.split()}
-    if kind == "local": return LocalTeacher.load(folder, nf4=nf4, **sizes)
+    if kind == "local": return LocalTeacher.load(folder, **local, **sizes)
     from videop2r.engine.remote import chat_of
     chat = chat_of(word, max_tokens=sizes["limit"], **server())
     how = dict(send=settings["send"], workers=settings["workers"])
@@ -332,6 +334,7 @@ def _generate(
     dry_run: bool = False, # say what it would do and cost, and ask nothing
     prompt: str = None,    # file with the instruction; 'short' for the embedded models
     nf4: bool = False,     # load a local teacher in four bits
+    attention: str = None, # of a local teacher: sdpa, eager, flash_attention_2 or flash_attention_3
     timeout: float = 120., # seconds for a call to a server
     price: pair = (0., 0.), # the teacher's dollars for a million tokens in,out
     judge_price: pair = (0., 0.), # the judge's
@@ -350,7 +353,7 @@ def _generate(
     own, judges = _given(settings, _TEACHER), _given(settings, _JUDGE)
     def server(dollars=price, own=own): return _chat(out, timeout, dollars, own, not dry_run)
     judged = judge_of(judge, evidence, **server(judge_price, judges))
-    taught = _teacher(teacher, nf4, settings, server)
+    taught = _teacher(teacher, dict(nf4=nf4, attention=attention), settings, server)
     given = (records, media, taught, judged, out, Shard.parse(shard), accept)
     how = {name: settings[name] for name in _FILTER.names.split()}
     return _write_traces(given, dict(how, prompt=_prompt(prompt)), dry_run, judge_price)
@@ -372,7 +375,7 @@ def _write_traces(given, how, dry_run, judge_price):
 
 # %% ../../nbs/tools/cli.ipynb #e50bee34
 _CARDS = ("paper", "tiny", "12gb", "16gb", "24gb", "48gb", "80gb")
-_TUNE = "steps epochs batch micro lr frames pixels rank limit seed save_every validate_every"
+_TUNE = "steps epochs batch micro lr frames pixels rank limit seed save_every validate_every attention"
 _SFT = Fields("videop2r.sft", "SFT", _TUNE, preset=True)
 
 # %% ../../nbs/tools/cli.ipynb #1cef4c02
@@ -410,7 +413,7 @@ def _sft(
 
 # %% ../../nbs/tools/cli.ipynb #1dcb5607
 _STEP = """steps prompts g limit temperature top_p lr beta clip clip_high refill seed save_every
-slices workers micro rows recompute"""
+slices workers micro rows recompute attention"""
 _RL = Fields("videop2r.recipe", "RL", _STEP, preset=True)
 _SEEN = Fields("videop2r.tools.launch", "Preset", "frames pixels", preset=True)
 

@@ -20,7 +20,7 @@ from ..engine.learner import Learner, Media
 from ..engine.media import Reader, reader_of
 from ..engine.paint import escaped, markdown_table
 from ..engine.remote import is_remote
-from ..engine.checkpoints import local_adapter
+from ..engine.checkpoints import check_attention, local_adapter
 from ..engine.runs import digest, fingerprint, must_hold, own_device
 from ..engine.tuner import Tuner, check_data
 from ..judge import Judge, base_judge, judge_of
@@ -336,9 +336,10 @@ class Source:
 # %% ../../nbs/tools/launch.ipynb #1ed0b7bb
 def tuner_of(model, source: Source, settings: SFT, out, track=None) -> Tuner:
     "Data, the base on this rank's device, and a fresh adapter."
+    check_attention(settings.attention, own_device()) # before the data are read
     coder = Coder.load(model)
     training, validation = source.read(coder, settings)
-    base = load(model, nf4=settings.nf4, device=own_device())
+    base = load(model, nf4=settings.nf4, device=own_device(), attention=settings.attention)
     lora = dict(rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout)
     policy = add_lora(base, coder.family, seed=settings.seed, **lora)
     return Tuner(policy, coder, training, settings, out, validation, track)
@@ -390,7 +391,8 @@ def preset_of(
 # %% ../../nbs/tools/launch.ipynb #386df5ce
 def open_policy(model, adapter, preset: Preset): # (Policy, RL)
     "A base with a trainable policy, and the reference that belongs to it."
-    policy = Policy.load(model, nf4=preset.nf4, device=own_device())
+    how = dict(nf4=preset.nf4, attention=preset.rl.attention)
+    policy = Policy.load(model, device=own_device(), **how)
     if adapter is None:
         trained = add_lora(policy.model, policy.family, preset.rank, seed=preset.rl.seed)
         return Policy(trained, policy.coder), replace(preset.rl, reference="base")

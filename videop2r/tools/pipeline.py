@@ -51,10 +51,10 @@ class LocalTeacher:
     price = (0., 0.)         # dollars for a million tokens read, and written
 
     @classmethod
-    def load(cls, folder, nf4: bool = False, **kw):
+    def load(cls, folder, nf4: bool = False, attention: str = None, **kw):
         "The teacher of a checkpoint, in four bits if `nf4`; keywords as its fields."
         name = fingerprint(folder) + (" in NF4" if nf4 else "")
-        return cls(Policy.load(folder, nf4=nf4), name, **kw)
+        return cls(Policy.load(folder, nf4=nf4, attention=attention), name, **kw)
 
     @property
     def settings(self):

@@ -221,13 +221,10 @@ def _sampling(shape, settings, family):
     here = _times(here, n)
     size = (group, settings.completion)
     both = here + _cache(shape, settings, "the responses", *size)
-    moved = (shape.layers, .75 * group if group >= 4 else 0, settings.completion, shape.kv * shape.head)
-    copied = [Tensor("cache", "keys of the rows that go on, copied", moved, settings.compute)]
     layer = _times(_forward(shape, settings), n * tokens) + _unpacked(shape, settings)
     return {"clips are seen": _times(_seeing(shape, settings, family), _together(settings, family)),
             "the prompt is run": here + layer,
-            "a token is drawn": both + _logits(shape, settings, group),
-            "rows are moved": both + copied}
+            "a token is drawn": both + _logits(shape, settings, group)}
 
 # %% ../../nbs/tools/plan.ipynb #757db750
 def _copies(shape, settings, tokens, rows):
@@ -242,8 +239,8 @@ def _reference(shape, settings, family):
     here = _features(shape, settings, family) + _cache(shape, settings, "the prompt", tokens)
     layer = _times(_forward(shape, settings), max(tokens, late))
     layer += _copies(shape, settings, tokens, group) + _unpacked(shape, settings)
-    size = (2, late, shape.hidden)
-    states = [Tensor("activations", "states of the responses", size, settings.compute)]
+    size = (2, settings.group * settings.completion, shape.hidden)
+    states = [Tensor("activations", "states of all responses", size, settings.compute)]
     return {"a layer is run": here + layer,
             "a chunk is scored": _features(shape, settings, family) + states + _logits(shape, settings, late, 2.5)}
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen3VLC
 from .. import sampling # gives a Policy its `sample`
 from ..cot import EXAMPLE, example_record
 from ..engine import decoding
+from ..engine.checkpoints import check_attention
 from ..engine.decoding import decode
 from ..engine.paint import markdown_table
 from ..engine.runs import Team, peak_gb
@@ -23,7 +24,7 @@ from ..engine.shared import ATTEND, OnCUDA, group_logprobs, merged, plain, prefi
 from ..engine.tuner import Features, gradients
 from ..families import FAMILIES, Shape, shape_of
 from ..judge import base_judge
-from ..model import Policy, add_lora, linear_patches, token_ids
+from ..model import Policy, add_lora, linear_patches, token_ids, whole_windows
 from ..rollout import Rollout, read_reference
 from ..tokens import Coder, collate, encode, train_tokenizer
 from .launch import PRESETS
@@ -105,14 +106,14 @@ def _linears(language):
         for name, each in list(parent.named_children()):
             if isinstance(each, torch.nn.Linear): yield parent, name, each
 
-def hollow(config, nf4: bool = False, dtype=torch.bfloat16):
+def hollow(config, nf4: bool = False, dtype=torch.bfloat16, attention: str = "sdpa"):
     "A model of a config, its weights on `meta`: shapes without numbers."
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
     if nf4:
         for parent, name, layer in _linears(model.model.language_model):
             setattr(parent, name, _hollow_four(layer, dtype))
-    return linear_patches(model).eval().requires_grad_(False)
+    return whole_windows(linear_patches(model)).eval().requires_grad_(False)
 
 # %% ../../nbs/tools/rehearse.ipynb #aa000013
 def _random(shape, dtype, device): return torch.randn(*shape, device=device).mul_(.02).to(dtype)
@@ -189,12 +190,14 @@ def _prefill(s):
     with torch.no_grad(), s.policy.light():
         prefill(s.policy, collate(s.policy.coder, s.prompts), s.features)
 
-def _sample(s, tokens=32):
-    "Draw so many tokens of responses that have room for all."
+def _sample(s, tokens=32, leave=False):
+    "Draw so many tokens of responses that have room for all; every fourth may leave after two."
     word, end = int(s.words[0, 0]), s.policy.coder.eos
     def pick(z, rows, step):
         best = z.float().log_softmax(-1).max(-1)
-        return torch.full_like(best.indices, end if step >= tokens else word), best.values
+        ids = torch.full_like(best.indices, end if step >= tokens else word)
+        if leave and step == 1: ids[rows % 4 == 0] = end
+        return ids, best.values
     with torch.no_grad(), s.policy.light():
         shared = prefill(s.policy, collate(s.policy.coder, s.prompts), s.features)
         decode(s.policy, shared, s.settings.group, s.settings.completion, pick)
@@ -413,9 +416,10 @@ def _card_here(cap):
     if cap: torch.cuda.set_per_process_memory_fraction(cap / total)
     return torch.device("cuda"), gpu_of(f"{cap or total:.1f}gb")
 
-def _random_policy(shape, settings, device):
+def _random_policy(shape, settings, device, attention):
     coder, dtype = coder_of(shape), torch.bfloat16 if settings.compute == "bf16" else torch.float32
-    model = hollow(config_of(shape, coder), settings.weights == "nf4", dtype)
+    attention = check_attention(attention, device, dtype)
+    model = hollow(config_of(shape, coder), settings.weights == "nf4", dtype, attention)
     return Policy(add_lora(filled(model, device), coder.family, settings.rank), coder)
 
 # %% ../../nbs/tools/rehearse.ipynb #131773e5
@@ -425,6 +429,7 @@ def rehearse(
     minutes: float = 5., # stages for which no time is left are named
     cap: float = None,   # GB of the card to take
     tokens: int = 32,    # drawn for the clock
+    attention: str = None, # of the model, as in `load`
 ) -> Rehearsal:
     "Run each stage of training with random weights at the true sizes."
     until, (device, card) = time.monotonic() + 60 * minutes, _card_here(cap)
@@ -433,7 +438,7 @@ def rehearse(
     if device.type == "cpu" and shape.hidden > 1024: shape = eighth(shape)
     told, before = plan_of(shape, preset, card, **({} if card else _LESS)), _standing(device)
     rows, skipped = [], []
-    s = stand(_random_policy(shape, told.settings, device), told.settings, preset.rl, preset.sft)
+    s = stand(_random_policy(shape, told.settings, device, attention), told.settings, preset.rl, preset.sft)
     for stage in REHEARSED:
         if time.monotonic() < until: rows.append(_row(stage, s, told, device, tokens))
         else: skipped.append(stage)
