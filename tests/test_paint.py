@@ -51,3 +51,4 @@ def test_inks_are_read():
     assert all(contrast(ink, "#ffffff") > 3 for ink in (*INK.values(), *ARM_INK.values()))
     assert min(contrast(TEXT, shade(v, 1)) for v in (-1, 1)) > 4.5
     assert (ABOVE, BELOW) == ((0, 114, 178), (213, 94, 0))
+    assert contrast("#ffffff", INK["prompt"]) > 4.5 and contrast(INK["prompt"], "#111111") > 3 # a lit box, in light and dark

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GROUND', 'INK', 'UNDERLINE', 'TEXT', 'WRONG', 'ARMS', 'ARM_INK', 'ABOVE', 'BELOW', 'UNKNOWN', 'STAGES', 'shade',
            'token_html', 'legend_html', 'printable', 'escaped', 'markdown_table', 'png', 'png_uri', 'picture_html',
-           'pipeline_picture']
+           'Shown', 'pipeline', 'pipeline_picture']
 
 # %% ../../nbs/engine/paint.ipynb #86eb91c1
 import base64, io, math, re
@@ -137,37 +137,58 @@ def picture_html(
 
 # %% ../../nbs/engine/paint.ipynb #3cea59b6
 STAGES = dict(
-    traces="traces in three steps\nwrite · check · judge",
-    sft="fine-tuning\nthe template is learned",
-    sample="a group of responses\nsee, then think and answer",
-    rewards="two rewards\nR_P by a judge, R_R by the truth",
-    advantages="two advantages\neach in its own group",
-    update="one update\neach token by its process")
+    ask=dict(question="a record", clip="frames, patches", prompt="asks for the template"),
+    teach=dict(model="sees and writes", traces="write, check, judge", sft="imitate the traces"),
+    train=dict(
+        group="G responses", masks="who owns a token", judge="does it suffice?",
+        score="is it right?", rewards="R_P and R_R", advantages="beside the group",
+        loss="Eq. 7", update="one step, and again"),
+    test=dict(evaluation="held-out questions"))
 
-def _box(ax, at, text, lit):
-    from matplotlib.patches import FancyBboxPatch
-    name, rest = text.split("\n")
-    ax.text(at, .5, f"{name}\n", ha="center", va="center", fontsize=9, weight="bold", color=TEXT)
-    ax.text(at, .5, f"\n{rest}", ha="center", va="center", fontsize=7.5, color=TEXT)
-    ground = GROUND["reasoning"] if lit else "#ffffff"
-    style = dict(facecolor=ground, edgecolor=INK["prompt"], boxstyle="round,pad=0.02,rounding_size=.04")
-    ax.add_patch(FancyBboxPatch((at - .44, .28), .88, .44, **style, zorder=0))
+class Shown:
+    "Markup that a notebook shows, and the words that stand for it in a terminal."
+    def __init__(self, html: str, words: str): self.html, self.words = html, words
+    def _repr_html_(self): return self.html
+    def __repr__(self): return self.words
 
 # %% ../../nbs/engine/paint.ipynb #7e4f95c0
-def pipeline_picture(
-    lit: str = None, # a key of `STAGES` to light
-):                   # a figure of matplotlib
-    "The stages from questions to a trained policy; the last four go round, step after step."
+def _box(name, says, lit):
+    "One stage in a frame."
+    look = "display:inline-block;border:1px solid;border-radius:6px;padding:1px 7px;margin:2px 0"
+    look += f";background:{INK['prompt']};color:#fff" if lit else ""
+    small = f'<small>{says}</small>'
+    return f'<span style="{look}">{"▸ " if lit else ""}<b>{name}</b> {small}</span>'
+
+def pipeline(
+    stage: str, # the box to light, a name in a row of `STAGES`
+    *also: str, # further ones
+) -> Shown:
+    "The way from a question to a trained policy, some boxes lit; `ValueError` for an unknown one."
+    lit, known = (stage, *also), [name for row in STAGES.values() for name in row]
+    if unknown := [name for name in lit if name not in known]:
+        raise ValueError(f"unknown stage {unknown[0]!r}; known: {', '.join(known)}")
+    rows, label = [], "display:inline-block;width:48px;opacity:.75"
+    for name, row in STAGES.items():
+        boxes = " → ".join(_box(*box, box[0] in lit) for box in row.items())
+        rows.append(f'<div><span style="{label}">{name}</span> {boxes}{" ↺" * (name == "train")}</div>')
+    said = " → ".join(f"[{name}]" if name in lit else name for name in known)
+    shown = f'<div title="{said}" style="line-height:1.6;font-size:13px">{"".join(rows)}</div>'
+    return Shown(shown, said)
+
+# %% ../../nbs/engine/paint.ipynb #a80dfa0d
+def pipeline_picture():  # a figure of matplotlib
+    "The way from a question to a trained policy."
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(13, 1.75))
+    lines = [(label * (not i), [*row.items()][i:i + 4])
+             for label, row in STAGES.items() for i in range(0, len(row), 4)]
+    figure = Figure(figsize=(7.2, .52 * len(lines)))
     ax = figure.add_axes([0, 0, 1, 1])
-    ax.set(xlim=(-.55, len(STAGES) - .45), ylim=(-.1, .85))
+    ax.set(xlim=(-.8, 3.6), ylim=(-len(lines) + .5, .5))
     ax.axis("off")
-    arrow = dict(arrowstyle="->", color=TEXT)
-    for at, (name, text) in enumerate(STAGES.items()):
-        _box(ax, at, text, name == lit)
-        if at: ax.annotate("", (at - .46, .5), (at - .54, .5), arrowprops=arrow)
-    back = dict(arrow, connectionstyle="bar,fraction=-.06")
-    ax.annotate("", (2, .26), (5, .26), arrowprops=back)
-    ax.text(3.5, -.04, "next step", ha="center", fontsize=7.5, color=TEXT)
+    frame = dict(boxstyle="round,pad=.4", facecolor="#ffffff", edgecolor=INK["prompt"])
+    for y, (label, row) in enumerate(lines):
+        ax.text(-.75, -y, label, va="center", fontsize=9, color=INK["prompt"])
+        for x, (name, says) in enumerate(row):
+            ax.text(x, -y, f"{name}\n{says}", ha="center", va="center", fontsize=8, bbox=frame)
+            if x or not label: ax.text(x - .5, -y, "→", ha="center", va="center", color=TEXT)
     return figure
