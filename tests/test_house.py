@@ -80,7 +80,8 @@ def test_links_lead_somewhere():
 def test_stored_outputs_are_small_and_whole(book):
     assert book.stat().st_size < 1_000_000
     nb = json.loads(book.read_text())
-    assert not [o for c in nb["cells"] for o in c.get("outputs", []) if o["output_type"] == "error"]
+    outputs = [o for c in nb["cells"] for o in c.get("outputs", [])]
+    assert not [o for o in outputs if o["output_type"] == "error" or "this no longer holds: " in "".join(o.get("text", ""))]
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda p: p.name)
 def test_a_cell_shows_or_checks(book):

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['GROUND', 'INK', 'UNDERLINE', 'TEXT', 'WRONG', 'ARMS', 'ARM_INK', 'ABOVE', 'BELOW', 'UNKNOWN', 'STAGES', 'shade',
-           'token_html', 'legend_html', 'printable', 'escaped', 'markdown_table', 'png', 'png_uri', 'picture_html',
-           'Shown', 'pipeline', 'pipeline_picture']
+           'token_html', 'legend_html', 'masks_html', 'printable', 'escaped', 'markdown_table', 'png', 'png_uri',
+           'picture_html', 'arrows_picture', 'Shown', 'pipeline', 'pipeline_picture', 'as_shipped', 'behind']
 
 # %% ../../nbs/engine/paint.ipynb #86eb91c1
-import base64, io, math, re
+import base64, io, math, os, re, traceback
+from contextlib import contextmanager
 from html import escape
 from itertools import groupby
 
@@ -18,8 +19,9 @@ INK = dict(prompt="#5f6b7c", perception="#1d6fb8", reasoning="#b85c00", both="#5
 UNDERLINE = dict(prompt="none", perception="solid", reasoning="double", both="dotted")
 TEXT, WRONG = "#1c2330", "#b00020" # ink on any of these grounds; a fault
 
-ARMS = dict(base="Base", sft="SFT", grpo="GRPO", pagrpo="PA-GRPO")
-ARM_INK = dict(base="#868d99", sft="#5b6472", grpo="#111827", pagrpo="#7c3aed")
+ARMS = dict(base="Base", sft="SFT", grpo="GRPO", no_separation="no separation", pagrpo="PA-GRPO")
+ARM_INK = dict(
+    base="#868d99", sft="#5b6472", grpo="#111827", no_separation="#15803d", pagrpo="#7c3aed")
 
 ABOVE, BELOW, UNKNOWN = (0, 114, 178), (213, 94, 0), "#d7dce3"
 
@@ -86,6 +88,23 @@ def legend_html(
     marks = [f'<span style="background:{tint};{look}">{name}</span>' for name, tint in tints.items()]
     return f'<div style="margin:4px 0">{"".join([*map(box, owners), *marks])}</div>'
 
+# %% ../../nbs/engine/paint.ipynb #411ea09a
+def masks_html(
+    texts: list, # of each token
+    masks,       # two rows, perception and reasoning, of one truth a token at least
+) -> str:
+    "Tokens with two rows of boxes under them: who owns which."
+    def box(owned, process):
+        ink = INK[process] if owned else "inherit"
+        return f'<span style="display:block;color:{ink}">{"■" if owned else "□"}</span>'
+    look = "display:inline-block;text-align:center;line-height:1.15;padding:0 3px;margin:3px 0"
+    parts = []
+    for text, *owned in zip(texts, *masks):
+        boxes = "".join(map(box, owned, ("perception", "reasoning")))
+        parts.append(f'<span style="{look}">{escape(text)}{boxes}</span>')
+    said = "under each token two boxes: perception above, reasoning below, full where it owns the token"
+    return f'<div title="{said}">{"".join(parts)}</div>'
+
 # %% ../../nbs/engine/paint.ipynb #253ad80c
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 
@@ -117,8 +136,10 @@ def png(picture) -> bytes: # a PIL image, or a figure of matplotlib
     "A picture as a PNG file."
     out = io.BytesIO()
     if hasattr(picture, "savefig"):
+        from PIL import Image
         picture.savefig(out, format="png", dpi=110, bbox_inches="tight", facecolor="white")
-    else: picture.save(out, "PNG", optimize=True)
+        picture, out = Image.open(out).convert("RGB").quantize(128), io.BytesIO()
+    picture.save(out, "PNG", optimize=True)
     return out.getvalue()
 
 def png_uri(picture) -> str: # as in `png`
@@ -134,6 +155,35 @@ def picture_html(
     address = picture if isinstance(picture, str) else png_uri(picture)
     most = f"max-width:min(100%,{width}px)" if width else "max-width:100%"
     return f'<img src="{address}" alt="{escape(alt)}" style="{most};background:#fff">'
+
+# %% ../../nbs/engine/paint.ipynb #cc2d8d51
+def _arrows(ax, matrix):
+    "Rewards to the left, segments to the right, an arrow for each entry that is not 0."
+    for k, (name, segment) in enumerate(zip(("R_P", "R_R"), ("observation", "think, answer"))):
+        process = ("perception", "reasoning")[k]
+        frame = dict(boxstyle="round,pad=.3", facecolor=GROUND[process], edgecolor=INK[process])
+        ax.text(0, 1 - k, f"${name}$", ha="center", va="center", fontsize=9, bbox=frame)
+        ax.text(2.1, 1 - k, segment, ha="center", va="center", fontsize=8, bbox=frame)
+    for s, row in enumerate(matrix):
+        for k, entry in enumerate(row):
+            if not entry: continue
+            arrow = dict(arrowstyle="->", color=INK[("perception", "reasoning")[k]], lw=1.4)
+            ax.annotate("", (1.3, 1 - s), (.28, 1 - k), arrowprops=arrow)
+            if entry != 1: ax.text(.6, 1.08 - k + .3 * (k - s), f"{entry:g}", fontsize=8)
+
+def arrows_picture(
+    matrices: dict, # name -> two rows, one a segment, of two numbers, one a reward
+):                  # a figure of matplotlib
+    "Credit matrices as arrows from rewards to segments."
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(2.3 * len(matrices), 1.15), layout="constrained")
+    axes = figure.subplots(1, len(matrices), squeeze=False)[0]
+    for ax, (name, matrix) in zip(axes, matrices.items()):
+        ax.set(xlim=(-.4, 2.9), ylim=(-.4, 1.4))
+        ax.set_title(ARMS.get(name, name), fontsize=9)
+        ax.axis("off")
+        _arrows(ax, matrix)
+    return figure
 
 # %% ../../nbs/engine/paint.ipynb #3cea59b6
 STAGES = dict(
@@ -192,3 +242,24 @@ def pipeline_picture():  # a figure of matplotlib
             ax.text(x, -y, f"{name}\n{says}", ha="center", va="center", fontsize=8, bbox=frame)
             if x or not label: ax.text(x - .5, -y, "→", ha="center", va="center", color=TEXT)
     return figure
+
+# %% ../../nbs/engine/paint.ipynb #d552f0f3
+@contextmanager
+def as_shipped():
+    "Checks of the values as shipped: one that fails is told in a notebook and raised in a test."
+    try: yield
+    except Exception as error:
+        if {"IN_TEST", "PYTEST_CURRENT_TEST"} & os.environ.keys(): raise
+        lines = [frame.line for frame in traceback.extract_tb(error.__traceback__)[1:]]
+        found = lines[0] if lines and lines[0] else type(error).__name__
+        print(f"Since something was changed, this no longer holds: {found}")
+
+# %% ../../nbs/engine/paint.ipynb #f301b4d9
+def behind(
+    title: str, # what to click
+    *shown,     # HTML as text, or what shows itself as HTML
+) -> Shown:
+    "Something to open after a guess."
+    html = "".join(each if isinstance(each, str) else each._repr_html_() for each in shown)
+    look = "cursor:pointer;padding:4px 0"
+    return Shown(f'<details><summary style="{look}">{escape(title)}</summary>{html}</details>', title)
