@@ -5,23 +5,25 @@
 # %% auto #0
 __all__ = ['KINDS', 'CONTROL', 'COMPOSED', 'SHIPPED', 'Claim', 'Claims', 'Kind', 'Question', 'wording', 'answer_text', 'solve',
            'tell_events', 'tell_distances', 'tell_text', 'tell_presence', 'tell_cups', 'make_question',
-           'question_about', 'gold_observation', 'gold_think', 'gold', 'to_record', 'from_record', 'question_of',
-           'make_records', 'luck', 'samples', 'write_samples']
+           'question_about', 'gold_observation', 'gold_think', 'gold', 'to_record', 'from_record', 'spoken_html',
+           'question_of', 'make_records', 'luck', 'samples', 'write_samples']
 
 # %% ../nbs/2_seeing/1_world.ipynb #8f48cd5c
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from html import escape
 from operator import attrgetter
 from pathlib import Path
 from fastcore.basics import patch
-from .cot import render
+from .cot import parse, render
 from .data import Record, RecordError, write_jsonl
-from .engine.notation import lettered
-from videop2r.engine.scenes import (
-    CELL, COLOURS, LETTERS, PLACES, SHAPES, WAYS, Cups, Scene, Thing, World, make_cups, make_scene,
-    moved, save)
+from .engine.notation import lettered, shown
+from .engine.paint import beside_html
+from .engine.scenes import (
+    CELL, COLOURS, LETTERS, PLACES, SHAPES, WAYS, Cups, Scene, Thing, World, draw_frames, make_cups,
+    make_scene, moved, moving, save)
 
 # %% ../nbs/2_seeing/1_world.ipynb #c9760f3b
 @dataclass(frozen=True)
@@ -464,6 +466,25 @@ def from_record(record: Record) -> Question:
     if target not in KINDS[kind].askable(scene):
         raise RecordError(f"{field}: {kind} cannot be asked of its scene about {wanted}; make the record anew")
     return Question(kind, scene, target, tuple(lettered(record.options).values()))
+
+# %% ../nbs/2_seeing/1_world.ipynb #51801e26
+def spoken_html(
+    record: Record,
+    text: str,         # a response
+    note: str = "",    # a line below it, plain text
+    frames=None,       # of the clip; drawn from the record's scene unless given
+) -> str:
+    "A moving clip, its question, and a response in the colours of the processes."
+    facts = "a clip"
+    if frames is None:
+        question = from_record(record)
+        frames = draw_frames(question.scene)
+        facts = " ".join(question.rules.tells(question.rules.about(question), question))
+    asked = " ".join([record.problem, *shown(record.options)])
+    said = f"<b>{escape(asked)}</b> True answer: <b>{escape(record.truth)}</b>"
+    below = f'<div style="opacity:.8">{escape(note)}</div>' if note else ""
+    words = f"<div>{said}</div>{parse(text)._repr_html_()}{below}"
+    return beside_html(moving(frames, alt=f"the clip, moving: {facts}"), words)
 
 # %% ../nbs/2_seeing/1_world.ipynb #be16563e
 def question_of(

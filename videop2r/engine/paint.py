@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['GROUND', 'INK', 'UNDERLINE', 'TEXT', 'WRONG', 'ARMS', 'ARM_INK', 'ABOVE', 'BELOW', 'UNKNOWN', 'STAGES', 'shade',
            'token_html', 'legend_html', 'masks_html', 'printable', 'escaped', 'markdown_table', 'png', 'png_uri',
-           'picture_html', 'arrows_picture', 'Shown', 'pipeline', 'pipeline_picture', 'as_shipped', 'behind']
+           'picture_html', 'clip_uri', 'beside_html', 'arrows_picture', 'Shown', 'pipeline', 'pipeline_picture',
+           'as_shipped', 'behind']
 
 # %% ../../nbs/engine/paint.ipynb #86eb91c1
 import base64, io, math, os, re, traceback
@@ -155,6 +156,31 @@ def picture_html(
     address = picture if isinstance(picture, str) else png_uri(picture)
     most = f"max-width:min(100%,{width}px)" if width else "max-width:100%"
     return f'<img src="{address}" alt="{escape(alt)}" style="{most};background:#fff">'
+
+# %% ../../nbs/engine/paint.ipynb #2d2179dc
+def clip_uri(
+    frames,         # arrays (h, w, 3) of uint8, or PIL images
+    fps: float = 8, # frames a second; the last one rests
+    scale: int = 1, # pixels of the picture to a pixel of the frame
+) -> str:
+    "Frames as a moving picture, as a `data:` address."
+    from PIL import Image # here, since `paint` alone needs no pictures
+    images = [frame if hasattr(frame, "resize") and hasattr(frame, "mode") else Image.fromarray(frame)
+              for frame in frames]
+    size = [side * scale for side in images[0].size]
+    images, out = [image.resize(size, Image.NEAREST) for image in images], io.BytesIO()
+    rest = [round(1000 / fps)] * (len(images) - 1) + [800] # milliseconds
+    how = dict(lossless=True, method=4, duration=rest, loop=0)
+    images[0].save(out, "WEBP", save_all=True, append_images=images[1:], **how)
+    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
+
+def beside_html(
+    picture: str, # HTML, as of `picture_html`
+    words: str,   # HTML of what is said of it
+) -> str:
+    "A picture and words side by side; below each other where the screen is narrow."
+    look = "display:flex;flex-wrap:wrap;gap:8px 16px;align-items:flex-start;margin:6px 0"
+    return f'<div style="{look}"><div>{picture}</div><div style="flex:1 1 280px">{words}</div></div>'
 
 # %% ../../nbs/engine/paint.ipynb #cc2d8d51
 def _arrows(ax, matrix):

@@ -7,7 +7,7 @@ __all__ = ['COLOURS', 'SHAPES', 'WAYS', 'WORDS', 'SIZE', 'CELL', 'FPS', 'FRAMES'
            'Thing', 'Cups', 'moved', 'Scene', 'World', 'make_scene', 'make_cups', 'draw_frames', 'moving', 'save']
 
 # %% ../../nbs/engine/scenes.ipynb #58b0073c
-import base64, io, random
+import random
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
@@ -16,6 +16,7 @@ import av
 import numpy as np
 from fastcore.basics import patch
 from PIL import Image
+from .paint import clip_uri, picture_html
 
 # %% ../../nbs/engine/scenes.ipynb #39ba2f7c
 COLOURS = {
@@ -351,15 +352,9 @@ def draw_frames(scene: Scene) -> np.ndarray:  # (f, 84, 84, 3) of uint8; f is 1 
     return _noisy(frames, scene) if scene.noise else frames
 
 # %% ../../nbs/engine/scenes.ipynb #25451409
-def moving(frames, scale=2):
-    "Frames as an animated picture, as HTML."
-    size = (SIZE * scale, SIZE * scale)
-    images = [Image.fromarray(frame).resize(size, Image.NEAREST) for frame in frames]
-    out = io.BytesIO()
-    times = [1000 // FPS] * (len(images) - 1) + [800]  # milliseconds; the last frame rests
-    images[0].save(out, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0)
-    data = base64.b64encode(out.getvalue()).decode()
-    return f'<img src="data:image/gif;base64,{data}" alt="a clip of the world, moving">'
+def moving(frames, scale=2, alt="a clip of the world, moving") -> str:
+    "Frames as a moving picture, as HTML."
+    return picture_html(clip_uri(frames, FPS, scale), alt)
 
 # %% ../../nbs/engine/scenes.ipynb #a5cb2b96
 def _encode(frames, path, crf):

@@ -1,0 +1,78 @@
+"The film of the demo: the same questions answered while an arm trains, which changes nothing of the training."
+import json, subprocess, sys
+from pathlib import Path
+import pytest
+from videop2r.cot import SHORT
+from videop2r.data import Record
+from videop2r.engine.learner import train_rl
+from videop2r.engine.reading import to_prompts
+from videop2r.judge import ORACLE
+from videop2r.model import Policy, add_lora
+from videop2r.recipe import RL
+from videop2r.tools.demo import RECIPE, Film, _film, _film_records, open_run
+from videop2r.world import from_record, make_records, samples
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = samples(ROOT / "data_samples")
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory): return open_run(tmp_path_factory.mktemp("film"), "smoke", 0, SAMPLES)
+
+def trained(run, film=None):
+    base = Policy.load(SAMPLES / "teacher")
+    policy = Policy(add_lora(base.model, base.family, seed=1), base.coder)
+    def ready(records): return to_prompts(policy.coder, records, run.out, SHORT, 4)
+    prompts, records, _ = ready(list(make_records(run.out, 2, "learn", kinds=("where", "mover"))))
+    features = policy.see([each.visual for each in prompts])
+    settings = RL(RECIPE, steps=2, prompts=2, g=4, limit=24, lr=5e-3, beta=0., warmup=0)
+    asked, filmed, _ = ready(_film_records(run)[:2])
+    shot = film and Film(policy, filmed, asked, film, 24)
+    if shot: shot.take(0)
+    def hook(step, row, rollout): return shot and shot.take(step + 1)
+    rows = train_rl(policy, records, prompts, features, ORACLE, settings, hook=hook, quiet=True)
+    def timeless(row): return {key: value for key, value in row.items() if not key.startswith(("seconds", "memory"))}
+    return [timeless(row) for row in rows]
+
+def test_a_film_changes_no_figure_of_the_run(run):
+    bare, filmed = trained(run), trained(run, run.out / "film.json")
+    assert json.dumps(bare) == json.dumps(filmed) # NaN is equal to itself as text
+    film = json.loads((run.out / "film.json").read_text())
+    assert list(film) == ["0", "1", "2"] and all(len(texts) == 2 for texts in film.values())
+
+def test_when_a_film_is_due(run):
+    film = Film(None, [], [], None, 1)
+    assert [step for step in range(1, 111) if film.due(step, 110)] == [20, 40, 60, 80, 100, 110]
+
+def test_the_film_of_a_report_is_judged_and_its_questions_are_whole(run):
+    records = _film_records(run)
+    texts = [f"<observation>x {i}</observation><think>y</think><answer>{r.truth}</answer>" for i, r in enumerate(records)]
+    arms = {arm: dict(film={"0": texts, "20": ["no tags"] * len(texts)}) for arm in ("pagrpo", "grpo")}
+    film = _film(run, arms)
+    first, later = film["answers"]["grpo"]
+    assert film["steps"] == [0, 20] and not any(told["sufficient"] or told["format"] for told in later)
+    assert [told["exact"] for told in first] == [1.] * len(records) and not any(told["sufficient"] for told in first)
+    for shot, record in zip(film["questions"], records):
+        kept = {key: value for key, value in json.loads(json.dumps(shot)).items() if key != "clip"}
+        assert from_record(Record(**kept)) == from_record(record) and shot["clip"].startswith("data:image/webp;base64,")
+    assert _film(run, dict(arms, grpo=dict())) is None
+
+STORED = ROOT / "nbs" / "4_evidence" / "demo" / "film.json"
+
+@pytest.mark.skipif(not STORED.exists(), reason="no film is stored")
+def test_the_stored_film_agrees_with_itself_and_with_the_code():
+    from videop2r.tools.demo import _answered, change
+    film = json.loads(STORED.read_text(encoding="utf-8"))
+    assert STORED.stat().st_size < 150_000 and film["answers"]["pagrpo"][0] == film["answers"]["grpo"][0]
+    for arm, steps in film["answers"].items():
+        rows = [dict(zip(film["curves"][arm], values)) for values in zip(*film["curves"][arm].values())]
+        for key, told in film["change"][arm].items():
+            now = change(rows, key)
+            assert now["diff"] == pytest.approx(told["diff"], abs=2e-4), key
+        for shot, told in zip(film["questions"] * len(steps), (told for step in steps for told in step)):
+            kept = {key: value for key, value in shot.items() if key != "clip"}
+            assert json.loads(json.dumps(_answered(Record(**kept), told["output"]))) == told
+
+def test_the_command_that_stores_a_film_refuses_a_run_without_one(tmp_path):
+    (tmp_path / "report.json").write_text("{}")
+    found = subprocess.run([sys.executable, ROOT / "scripts" / "results.py", tmp_path, "--film", tmp_path / "film.json"], capture_output=True, text=True)
+    assert found.returncode == 2 and "holds no film" in found.stderr
