@@ -1456,6 +1456,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'videop2r.tools.demo.assemble': ('tools/demo.html#assemble', 'videop2r/tools/demo.py'),
                                      'videop2r.tools.demo.change': ('tools/demo.html#change', 'videop2r/tools/demo.py'),
                                      'videop2r.tools.demo.demo': ('tools/demo.html#demo', 'videop2r/tools/demo.py'),
+                                     'videop2r.tools.demo.filmed': ('tools/demo.html#filmed', 'videop2r/tools/demo.py'),
                                      'videop2r.tools.demo.open_run': ('tools/demo.html#open_run', 'videop2r/tools/demo.py'),
                                      'videop2r.tools.demo.rl_arm': ('tools/demo.html#rl_arm', 'videop2r/tools/demo.py')},
             'videop2r.tools.funnel': { 'videop2r.tools.funnel._cloud_figure': ( 'tools/funnel.html#_cloud_figure',

@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from html import escape
+from itertools import zip_longest
 from operator import attrgetter
 from pathlib import Path
 from fastcore.basics import patch
@@ -467,14 +468,15 @@ def from_record(record: Record) -> Question:
         raise RecordError(f"{field}: {kind} cannot be asked of its scene about {wanted}; make the record anew")
     return Question(kind, scene, target, tuple(lettered(record.options).values()))
 
-# %% ../nbs/2_seeing/1_world.ipynb #51801e26
+# %% ../nbs/2_seeing/1_world.ipynb #c1dc8f4c
 def spoken_html(
     record: Record,
-    text: str,         # a response
-    note: str = "",    # a line below it, plain text
-    frames=None,       # of the clip; drawn from the record's scene unless given
+    text,         # a response, or a list of them
+    note="",      # a line below it, plain text; or a list
+    frames=None,  # of the clip; drawn from the record's scene unless given
 ) -> str:
-    "A moving clip, its question, and a response in the colours of the processes."
+    "A moving clip, its question, and responses in the colours of the processes."
+    texts, notes = ([given] if isinstance(given, str) else given for given in (text, note))
     facts = "a clip"
     if frames is None:
         question = from_record(record)
@@ -482,9 +484,11 @@ def spoken_html(
         facts = " ".join(question.rules.tells(question.rules.about(question), question))
     asked = " ".join([record.problem, *shown(record.options)])
     said = f"<b>{escape(asked)}</b> True answer: <b>{escape(record.truth)}</b>"
-    below = f'<div style="opacity:.8">{escape(note)}</div>' if note else ""
-    words = f"<div>{said}</div>{parse(text)._repr_html_()}{below}"
-    return beside_html(moving(frames, alt=f"the clip, moving: {facts}"), words)
+    words = [f"<div>{said}</div>"]
+    for response, below in zip_longest(texts, notes, fillvalue=""):
+        words.append(parse(response)._repr_html_() if response else "")
+        if below: words.append(f'<div style="opacity:.8">{escape(below)}</div>')
+    return beside_html(moving(frames, alt=f"the clip, moving: {facts}"), "".join(words))
 
 # %% ../nbs/2_seeing/1_world.ipynb #be16563e
 def question_of(
