@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 STAMP := .venv/.installed
 
-.PHONY: help demo test storm lab readme clean .venv
+.PHONY: help demo test storm lab readme site clean .venv
 help:  ## list the targets
 	@grep -E '^[a-z.]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
@@ -36,6 +36,14 @@ lab: $(STAMP)  ## open JupyterLab on the notebooks, trusted, with the command at
 
 readme: $(STAMP)  ## make README.md from nbs/index.ipynb
 	$(BIN)/python scripts/readme.py
+
+SITE := .venv/.site
+$(SITE): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt sphinx myst-nb sphinx-book-theme sphinx-design latex2mathml
+	@touch $@
+
+site: $(SITE)  ## make build/site, all notebooks and the API as pages; a lost link fails
+	$(BIN)/python scripts/site.py
 
 clean:  ## remove the environment, runs and caches
 	rm -rf .venv runs build dist *.egg-info .pytest_cache .hypothesis
