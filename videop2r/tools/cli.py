@@ -92,6 +92,32 @@ def _report(
     from videop2r.tools.report import write_report
     _say(write_report(loads((Path(dir) / "report.json").read_text(encoding="utf-8")), dir))
 
+# %% ../../nbs/tools/cli.ipynb #b695e213
+@command()
+def _reproduce(
+    cells: AnyFiles,        # names or patterns, as in 'shipped/0/*'; the whole plan unless given
+    out: str = "runs/reproduce", # folder of the runs; the same command goes on where it stopped
+    seeds: int = 5,         # of the plan
+    workers: int = 2,       # cells at a time, a thread each; 0 runs one cell in this process
+    hours: float = None,    # after which no further cell is begun
+    preset: str = "default", # smoke or default: sizes of the demo
+    samples: str = None,    # folder data_samples of the repository, for an installed wheel
+    list: bool = False,     # name the cells and say which are done
+    draw: bool = False,     # make the tables and the picture again from the results that are there
+):
+    "Test the paper's claims in small, a cell at a time; exit code 1 where a cell failed"
+    from videop2r.tools import reproduce as study
+    asked, place = study.chosen(study.every_cell(seeds), cells), f"{out}/cells"
+    if draw: return _say("\n".join(map(str, study.draw(study.load_results(place), out))))
+    if list: return _say(study.listed(asked, out))
+    if not workers:
+        for cell in asked: study.run_cell(cell, out, preset, samples)
+        return
+    failed = study.run_cells(asked, out, preset, samples, workers, hours)
+    for cell in failed: _fault(f"{cell} stopped with an error; see {out}/logs")
+    _say(f"results: {place}; tables and picture: videop2r reproduce --draw --out {out}")
+    return 1 if failed else 0
+
 # %% ../../nbs/tools/cli.ipynb #9cbfdb30
 @command()
 def _plan(

@@ -1,0 +1,114 @@
+"""The study of the paper's claims: cells, a spoilt judge, effects against brute force, and a run of two small cells."""
+import json
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+import pytest
+from videop2r.judge import ORACLE
+from videop2r.recipe import RL
+from videop2r.sft import SFT
+from videop2r.tools import demo
+from videop2r.tools.cli import main
+from videop2r.tools.reproduce import (
+    VARIANTS, HYPOTHESES, POINTS, Cell, arm_table, chosen, draw, effect, load_results, every_cell, result_path, run_cell,
+    spoilt, verdict, verdict_table, where, world_of)
+from videop2r.world import gold_observation, from_record, make_records, samples
+
+SAMPLES = samples(Path(__file__).parent.parent / "data_samples")
+
+def result(exact, sufficient="", swaps="", **more):
+    n = len(exact)
+    signs = dict(exact=exact, sufficient=sufficient or "-" * n, format="1" * n, mismatch="0" * n)
+    return dict(cell="", signs=signs, swaps=swaps or "1" * n, seconds=60, **more)
+
+def test_the_plan_names_each_cell_once_and_table_2_first():
+    cells = every_cell(5, 2)
+    assert len(set(cells)) == len(cells) and all(Cell.parse(str(cell)) == cell for cell in cells)
+    assert {cell.seed for cell in cells[:55]} == set(range(5)) and all(cell.point == "shipped" for cell in cells[:55])
+    assert {cell.point for cell in cells} == set(POINTS) and len(POINTS) == 9 and {cell.arm for cell in cells} == set(VARIANTS)
+    assert {arm for claim in HYPOTHESES for arm in (claim.before, claim.after)} <= set(VARIANTS)
+
+@pytest.mark.parametrize("text,said", [("shipped/0", "world/seed/arm"), ("shipped/x/grpo", "world/seed/arm"),
+                                       ("shipped/0/ppo", "arm 'ppo'"), ("foggy/0/grpo", "world 'foggy'"), ("clear/0/grpo", "world 'clear'")])
+def test_a_cell_that_cannot_be_is_named(text, said, capsys):
+    with pytest.raises(ValueError, match=said): Cell.parse(text)
+    assert main(["reproduce", "--list", text]) == 1 and said in capsys.readouterr().err
+
+def test_each_point_of_the_sweep_is_a_world_of_its_own():
+    worlds = [world_of(point) for point in POINTS]
+    assert len({str(world) for world in worlds}) == 9 and worlds[POINTS.index("shipped")] is None
+
+def test_patterns_choose_and_a_cell_outside_the_plan_is_taken_by_its_name():
+    found = chosen(every_cell(2), ["shipped/*/grpo", "shipped/7/sft"])
+    assert [str(cell) for cell in found] == ["shipped/0/grpo", "shipped/1/grpo", "shipped/7/sft"]
+
+@pytest.mark.parametrize("agrees", [.8, .95])
+def test_a_spoilt_judge_agrees_as_often_as_told_and_always_says_the_same(tmp_path, agrees):
+    records = list(make_records(tmp_path, 9, "spoilt"))
+    judge, asked = spoilt(agrees), [(r, f"{gold_observation(from_record(r))} {i}.") for r in records for i in range(60)]
+    said = [judge(*each).yes for each in asked]
+    right = [ORACLE(*each).yes for each in asked]
+    assert abs(np.mean(np.equal(said, right)) - agrees) < 4 * np.sqrt(agrees * (1 - agrees) / len(asked))
+    assert said[:50] == [judge(*each).yes for each in asked[:50]]
+
+def test_an_effect_is_the_mean_over_seeds_of_paired_differences():
+    rng = np.random.default_rng(1)
+    drawn = {(seed, arm): "".join(rng.choice(list("01-"), 40)) for seed in range(3) for arm in ("grpo", "pagrpo")}
+    swaps = "".join(rng.choice(list("c123"), 40))
+    results = {Cell("shipped", seed, arm): result(signs, swaps=swaps) for (seed, arm), signs in drawn.items()}
+    means = []
+    for seed in range(3):
+        pairs = zip(drawn[seed, "grpo"], drawn[seed, "pagrpo"], swaps)
+        gaps = [int(b) - int(a) for a, b, n in pairs if n != "c" and "-" not in (a, b)]
+        means.append(sum(gaps) / len(gaps))
+    found = effect(results, "grpo", "pagrpo")
+    assert found["diff"] == pytest.approx(sum(means) / 3) and found["lo"] <= found["diff"] <= found["hi"]
+    assert found["seeds"] == {seed: pytest.approx(mean) for seed, mean in enumerate(means)}
+
+def test_the_interval_knows_that_seeds_differ():
+    "With no spread within a seed, what is left is the spread of three seeds: −1, 0, 1 drawn with replacement."
+    ends = {0: ("1", "0"), 1: ("1", "1"), 2: ("0", "1")}
+    results = {Cell("shipped", seed, arm): result(sign * 50) for seed, pair in ends.items() for arm, sign in zip(("grpo", "pagrpo"), pair)}
+    found = effect(results, "grpo", "pagrpo")
+    assert found["diff"] == 0 and (found["lo"], found["hi"]) == (-1, 1) # 1 draw in 27 is wholly −1
+
+def test_arms_that_were_not_run_are_said_to_be_not_run():
+    results = {Cell("shipped", 0, "grpo"): result("0011")}
+    assert effect(results, "grpo", "pagrpo") is None and verdict(None) == "not run"
+    assert verdict_table(results).count("| not run |") == len(HYPOTHESES)
+
+@pytest.mark.parametrize("low,high,sign,said", [(.01, .1, 1, "held"), (-.1, -.01, 1, "did not hold"), (-.1, .1, 1, "within noise"), (-.1, -.01, -1, "held")])
+def test_a_verdict_is_what_the_interval_says(low, high, sign, said):
+    assert verdict(dict(lo=low, hi=high), sign) == said
+
+def test_the_gain_in_answers_is_predicted_from_what_was_known_before():
+    room = dict(p1=.9, p0=.3, phi=.5, sufficient=.5)
+    results = {Cell("clear-long", 0, "sft"): result("0011", room=dict(composed=room)),
+               Cell("clear-long", 0, "grpo"): result("0011", "0001"), Cell("clear-long", 0, "pagrpo"): result("0111", "0111")}
+    [found] = where(results)
+    assert found["gains"] == pytest.approx(dict(seen=.5, answers=.25, predicted=.6 * .5))
+
+def test_a_file_that_is_no_result_is_refused_by_name(tmp_path):
+    (tmp_path / "other.json").write_text("[1]")
+    with pytest.raises(ValueError, match="other.json"): load_results(tmp_path)
+
+def test_pictures_are_made_of_what_is_there(tmp_path):
+    results = {Cell("shipped", 0, arm): result("0011" if arm == "grpo" else "0111") for arm in ("grpo", "pagrpo")}
+    table, picture = draw(results, tmp_path)
+    assert "PA-GRPO beats GRPO" in table.read_text(encoding="utf-8") and picture.read_bytes()[:4] == b"\x89PNG"
+    assert "| PA-GRPO | 1 | 75.0% |" in arm_table(results)
+
+def test_cells_share_traces_and_a_result_is_kept_as_it_was_measured(tmp_path, monkeypatch):
+    small = replace(demo.SIZES["smoke"], records=40, rl_records=4, heldout=20, probe=29,
+                    sft=SFT(steps=4, batch=8, lr=2e-3), rl=RL(demo.RECIPE, steps=1, prompts=2, g=2, limit=48))
+    monkeypatch.setitem(demo.SIZES, "smoke", small)
+    cells = [Cell.parse(f"shipped/0/{arm}") for arm in ("sft", "rl_only", "judge80")]
+    told = [run_cell(cell, tmp_path, "smoke", SAMPLES) for cell in cells]
+    kept = load_results(tmp_path / "cells")
+    assert list(kept) == sorted(cells, key=str) and [kept[cell] for cell in cells] == json.loads(json.dumps(told))
+    assert all(len(each["swaps"]) == len(each["signs"]["exact"]) == 20 for each in told) and "composed" in told[0]["room"]
+    assert told[1]["curves"]["reward_reasoning"] and "curves" in told[2] and not told[0]["curves"]
+    assert sorted(p.name for p in (tmp_path / "shipped" / "seed0" / "stages").iterdir()) == ["judge80.json", "rl_only.json", "sft.json", "traces.json"]
+    before = (tmp_path / "shipped" / "seed0" / "stages" / "sft.json").read_bytes()
+    again = run_cell(cells[2], tmp_path, "smoke", SAMPLES)
+    assert again["signs"] == told[2]["signs"] and (tmp_path / "shipped" / "seed0" / "stages" / "sft.json").read_bytes() == before
