@@ -9,7 +9,7 @@ from videop2r.engine.reading import to_prompts
 from videop2r.judge import ORACLE
 from videop2r.model import Policy, add_lora
 from videop2r.recipe import RL
-from videop2r.tools.demo import RECIPE, Film, _film, _film_records, open_run
+from videop2r.tools.demo import RECIPE, TrainingFilm, _film, _film_records, open_run
 from videop2r.world import from_record, make_records, samples
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +26,7 @@ def trained(run, film=None):
     features = policy.see([each.visual for each in prompts])
     settings = RL(RECIPE, steps=2, prompts=2, g=4, limit=24, lr=5e-3, beta=0., warmup=0)
     asked, filmed, _ = ready(_film_records(run)[:2])
-    shot = film and Film(policy, filmed, asked, film, 24)
+    shot = film and TrainingFilm(policy, filmed, asked, film, 24)
     if shot: shot.take(0)
     def hook(step, row, rollout): return shot and shot.take(step + 1)
     rows = train_rl(policy, records, prompts, features, ORACLE, settings, hook=hook, quiet=True)
@@ -40,7 +40,7 @@ def test_a_film_changes_no_figure_of_the_run(run):
     assert list(film) == ["0", "1", "2"] and all(len(texts) == 2 for texts in film.values())
 
 def test_when_a_film_is_due(run):
-    film = Film(None, [], [], None, 1)
+    film = TrainingFilm(None, [], [], None, 1)
     assert [step for step in range(1, 111) if film.due(step, 110)] == [20, 40, 60, 80, 100, 110]
 
 def test_the_film_of_a_report_is_judged_and_its_questions_are_whole(run):
