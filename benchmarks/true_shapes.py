@@ -37,7 +37,7 @@ class Shapes(TorchDispatchMode):
     "Floats are shapes on `meta`, all other numbers real; counts the bytes of the storages that are alive."
     def __init__(self):
         super().__init__()
-        self.alive, self.now, self.peak, self.kernels = {}, 0, 0, 0
+        self.alive, self.always, self.now, self.peak, self.kernels = {}, {}, 0, 0, 0
 
     def __enter__(self):
         self.makers = {name: getattr(torch, name) for name in ("tensor", "as_tensor")}
@@ -66,11 +66,12 @@ class Shapes(TorchDispatchMode):
 
     def stands(self, tensors):
         "These are there all the time, and count nothing."
-        for x in tensors: self.alive[x.untyped_storage()._cdata] = (StorageWeakRef(x.untyped_storage()), 0)
+        self.always = {x.untyped_storage()._cdata: x.untyped_storage() for x in tensors}
 
     def _born(self, x):
         storage = x.untyped_storage()
         key = storage._cdata
+        if key in self.always: return
         if key in self.alive and not self.alive[key][0].expired(): return
         if key in self.alive: self.now -= self.alive.pop(key)[1]
         self.alive[key] = (StorageWeakRef(storage), size := _bytes(storage.nbytes()))
@@ -177,7 +178,7 @@ def counted(model, preset, stages=STAGES):
 
 def _of_a_token(model, nf4, layers):
     "Kernels that one more token starts in a model of so many layers."
-    preset, shape = replace(PRESETS["16gb"], nf4=nf4), replace(shape_of(model), layers=layers)
+    preset, shape = replace(PRESETS["16gb"], nf4=nf4), replace(shape_of(model), layers=layers, v_layers=5)
     policy, told = policy_of(shape, preset, frames=2, slices=1)
     with Shapes() as shapes, patch.object(decoding, "LOOK", 99):
         s = stand(policy, told.settings, preset.rl, preset.sft)

@@ -15,6 +15,7 @@ from eighth import LARGE, SMALL, clocked, coder, inputs, model, padded_cost, sha
 from videop2r.losses import policy_loss
 from videop2r.model import Policy
 from videop2r.engine.shared import group_backward
+from videop2r.tools.rehearse import peer_gradient
 
 BETA, CASES = .04, {"small": SMALL, "large": LARGE}
 
@@ -24,48 +25,13 @@ def fixed(ids, mask):
     old = torch.randn(ids.shape) * .1 - 8
     return old, old + .1 * torch.randn(ids.shape), torch.randn(len(ids))[:, None].expand(ids.shape), mask / mask.sum(1, keepdim=True)
 
-class AsVideo(torch.nn.Module):
-    "A model whose image tensors are a video's, with our positions."
-    def __init__(self, model, place): # (3, 1, p + t)
-        super().__init__()
-        self.inner, self.place = model, place
-    def forward(self, input_ids, pixel_values, image_grid_thw, **kw):
-        place = self.place[..., :input_ids.shape[1]].expand(-1, len(input_ids), -1)
-        return self.inner(input_ids=input_ids, pixel_values_videos=pixel_values, video_grid_thw=image_grid_thw, position_ids=place, **kw)
-
-def trainer(m, out="runs/benchmark"):
-    "TRL's own trainer around the model; it is asked for its loss only."
-    import trl.trainer.utils as utils
-    from datasets import Dataset
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-    from trl import GRPOConfig, GRPOTrainer
-    utils._use_triton = lambda device: True # score response tokens only, as on a GPU
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"pad": 3, "eos": 2}, "pad")), pad_token="pad", eos_token="eos")
-    args = GRPOConfig(out, per_device_train_batch_size=8, num_generations=8, beta=BETA, loss_type="grpo", use_cpu=True, bf16=False, report_to=[], disable_tqdm=True, gradient_checkpointing=False, use_bias_correction_kl=False)
-    t = GRPOTrainer(model=m, reward_funcs=lambda completions, **kw: [0.] * len(completions), args=args, train_dataset=Dataset.from_list([dict(prompt="pad")]), processing_class=tokenizer)
-    t.current_gradient_accumulation_steps = 1
-    return t
-
 def peer(m, case, micro, lean):
-    "A function that makes the padded batch's gradient."
-    from trl.trainer.utils import split_tensor_dict
+    "A function that makes the padded batch's gradient, as `videop2r rehearse` has it."
     prompt, ids, mask = inputs(case)
-    g, (old, ref, adv, _), t, v = len(ids), fixed(ids, mask), trainer(m), prompt.visuals[0]
+    old, ref, adv, _ = fixed(ids, mask)
     if lean: m.gradient_checkpointing_enable(dict(use_reentrant=False))
     m.train()
-    t.current_gradient_accumulation_steps = g // micro
-    pixels, grid, kinds = v.patches.repeat(g, 1), torch.tensor([list(v.grid)] * g), torch.nn.functional.pad(prompt.kinds.repeat(g, 1), (0, ids.shape[1]))
-    whole = dict(prompt_ids=prompt.ids.repeat(g, 1), prompt_mask=prompt.mask.repeat(g, 1).long(), completion_ids=ids, completion_mask=mask.long(), advantages=adv[:, 0], old_per_token_logps=old,
-                 ref_per_token_logps=ref, mm_token_type_ids=kinds, image_grid_thw=grid, row=torch.arange(g))
-    place = Policy(m, coder).positions(prompt)
-    place = torch.cat([place, (place[..., -1:] + 1 + torch.arange(ids.shape[1]))], -1)
-    def run():
-        for part in split_tensor_dict(whole, g // micro):
-            i, n = part.pop("row"), len(v.patches)
-            part.update(pixel_values=pixels[i[0] * n:(i[-1] + 1) * n], num_images=[1] * micro)
-            t._compute_loss(AsVideo(m, place), part).backward()
-    return run
+    return peer_gradient(Policy(m, coder), prompt, ids, mask, old, ref, adv[:, 0], micro, BETA)
 
 def ours(m, case, rows, recompute):
     "A function that makes the shared prompt's gradient, its vision included."

@@ -5,7 +5,7 @@ import pytest
 from videop2r.families import KNOWN_SHAPES, lora_parameters, parameters
 from videop2r.tools.launch import PRESETS
 from videop2r.tools.rehearse import plan_of
-from videop2r.tools.plan import GPUS, MEMORY_PARTS, Settings, gpu_of, held, plan, plan_html, tightened
+from videop2r.tools.plan import _KERNELS, _kernels, GPUS, MEMORY_PARTS, Settings, gpu_of, held, plan, plan_html, tightened
 
 @pytest.mark.parametrize("change,stage", [(dict(frames=32), "update"), (dict(pixels=256 * 784), "sft"), (dict(completion=1536), "update"), (dict(micro=8), "sft"), (dict(rank=64), "sampling"),
     (dict(weights="bf16"), "reference"), (dict(checkpointing=False), "sft"), (dict(recompute="nothing"), "update"), (dict(group=16), "sampling"), (dict(rows=8), "update"), (dict(compute="fp32"), "sft")])
@@ -98,3 +98,15 @@ def test_every_preset_fits_its_card(name, model):
 def test_prompts_sampled_together_take_memory_and_save_time():
     one, seven = plan("7b", "16GB"), plan("7b", "16GB", slices=7)
     assert seven.peaks["sampling"] > one.peaks["sampling"] + 2 and seven.seconds["sampling"] < one.seconds["sampling"] / 4 and seven.peaks["update"] == one.peaks["update"]
+
+@pytest.mark.parametrize("model, weights", [("7b", "nf4"), ("4b", "bf16")])
+def test_the_kernels_of_a_token_are_those_that_are_counted(model, weights, monkeypatch):
+    "On models of three and four layers without a weight."
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    from true_shapes import kernels
+    assert kernels(model, weights == "nf4") == _KERNELS[KNOWN_SHAPES[model].model_type][weights]
+
+def test_a_token_starts_more_kernels_where_matrices_are_unpacked():
+    few, many, whole = (_kernels(plan("7b", slices=n, weights=kind)) for n, kind in ((8, "nf4"), (9, "nf4"), (9, "bf16")))
+    assert (few, many, whole) == (28 * 102 + 37, 28 * (102 + 7) + 37, 28 * 106 + 37)
+    assert plan("7b", "24gb", slices=7).seconds["sampling"] * 7 / 768 > few * 8e-6

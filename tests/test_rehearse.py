@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest, torch
 from videop2r.engine import shared
 from videop2r.families import shape_of
-from videop2r.model import Policy
+from videop2r.model import Policy, add_lora
 from videop2r.tools import rehearse as module
 from videop2r.tools.cli import main
 from videop2r.tools.launch import PRESETS
 from videop2r.tools.plan import NF4, gpu_of
-from videop2r.tools.rehearse import REHEARSED, Rehearsal, Row, coder_of, config_of, eighth, filled, hollow, rehearse
+from videop2r.tools.rehearse import PEER, REHEARSED, Rehearsal, Row, coder_of, config_of, eighth, filled, hollow, rehearse
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = str(ROOT / "data_samples/base")
@@ -19,8 +19,48 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 def test_the_command_runs_every_stage_and_tells_memory_time_and_equality(capsys):
     assert main(["rehearse", "--model", BASE, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert [row["stage"] for row in told["rows"]] == list(REHEARSED) and told["fits"] and told["good"] and not told["skipped"]
+    assert [row["stage"] for row in told["rows"]] == [*REHEARSED, PEER] and told["fits"] and told["good"] and not told["skipped"]
     assert all(row["seconds"] > 0 and row["gb"] is not None for row in told["rows"]) and told["equal"][0][1] < 1e-4
+    *_, update, sft, peer = told["rows"]
+    assert peer["ratio"] == pytest.approx(peer["seconds"] / update["seconds"]) and f"{peer['ratio']:.2f} × our update's seconds" in peer["note"]
+
+def held_to_a_minute(monkeypatch):
+    "A rehearsal of the update alone."
+    monkeypatch.setattr(module, "REHEARSED", {"a clip is seen": REHEARSED["a clip is seen"], "the update": REHEARSED["the update"]})
+
+def test_without_trl_the_row_says_so(monkeypatch):
+    held_to_a_minute(monkeypatch)
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    done = rehearse(BASE)
+    assert done.rows[-1] == Row(PEER, note="not run: trl is not installed") and done.good and "| TRL's update |  |  |  |  | not run: trl is not installed |" in done._repr_markdown_()
+
+def test_a_fault_of_trl_s_ends_nothing(monkeypatch):
+    held_to_a_minute(monkeypatch)
+    def full(s): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore")
+    monkeypatch.setattr(module, "_peer", full)
+    done = rehearse(BASE)
+    assert done.rows[-1].note == "not run: OutOfMemoryError: CUDA out of memory. Tried to allocate 9 GiB" and done.fits and done.good
+
+def test_trl_s_gradient_is_ours():
+    "Of the same group, on the batch in which every row has its own prompt and clip."
+    pytest.importorskip("trl")
+    shape = replace(eighth(shape_of("4b")), layers=3, v_layers=5)
+    coder = coder_of(shape)
+    policy = Policy(add_lora(filled(hollow(config_of(shape, coder), dtype=torch.float32), "cpu"), coder.family, 2), coder)
+    for name, weight in policy.model.named_parameters():
+        if "lora_B" in name: torch.nn.init.normal_(weight, std=.02)
+    told = module.plan_of(shape, PRESETS["12gb"], **{**module._LESS, "completion": 12, "frames": 2})
+    s = module.stand(policy, told.settings, PRESETS["12gb"].rl, PRESETS["12gb"].sft)
+    REHEARSED["a clip is seen"](s)
+    def gradient(): return torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None])
+    rollout, prompt = module._rollout(s), module.collate(coder, s.prompts)
+    with torch.no_grad(): near = module.group_logprobs(policy, prompt, s.words, rollout.mask, 8, s.features)
+    rollout.old, rollout.ref = near + .1 * torch.randn(near.shape), near + .1 * torch.randn(near.shape) # beyond 10 nats ours bounds KL, and TRL does not
+    module.backward(policy, s.prompts, s.features, rollout, s.rl)
+    ours = gradient()
+    policy.model.zero_grad()
+    module.peer_gradient(policy, prompt, s.words, rollout.mask, rollout.old, rollout.ref, torch.ones(len(s.words)), 2, s.rl.beta)()
+    assert (gradient() - ours).norm() < 1e-3 * ours.norm()
 
 def test_a_difference_or_a_lack_of_memory_is_exit_code_2(monkeypatch, capsys):
     with monkeypatch.context() as m:
@@ -31,7 +71,7 @@ def test_a_difference_or_a_lack_of_memory_is_exit_code_2(monkeypatch, capsys):
     assert main(["rehearse", "--model", BASE]) == 2
     assert "does not fit (CUDA out of memory" in (said := capsys.readouterr().out) and "| the update |" in said
 
-@pytest.mark.parametrize("words, why", [(["--cap", "12"], "there is no GPU here"), (["--model", "1000b"], "not a size"), (["--model", str(ROOT / "data_samples/clips")], "config.json"), (["--gpu", "huge"], "give gigabytes")])
+@pytest.mark.parametrize("words, why", [(["--cap", "12"], "there is no GPU here"), (["--model", "1000b"], "not a size"), (["--model", str(ROOT / "data_samples/clips")], "config.json"), (["--gpu", "huge"], "give gigabytes"), (["--model", BASE, "--attention", "flash_attention_2"], "needs the package flash-attn")])
 def test_what_cannot_be_rehearsed_is_named(capsys, words, why):
     assert main(["rehearse", *words]) == 1 and why in (said := capsys.readouterr().err) and said.count("\n") == 1
 

@@ -372,8 +372,18 @@ def _operations(plan, tokens, passes):
     count = parameters(plan.shape, plan.family)
     return 2 * passes * tokens * sum(n for name, n in count.items() if name != "vision")
 
-_KERNELS, _START = 110, 8e-6 # of a layer in one step of decoding; seconds to start one
-_FUSED = 64 # rows up to which a four-bit product needs no unpacked matrix
+_KERNELS = dict( # that a new token starts in a layer, and in all else
+    qwen2_5_vl=dict(nf4=(102, 37), bf16=(106, 37)), qwen3_vl=dict(nf4=(118, 39), bf16=(125, 39)))
+_START = 8e-6 # seconds to start one
+_FUSED = 64 # rows up to which a four-bit product is one kernel, without an unpacked matrix
+
+def _kernels(plan):
+    "Kernels that one new token starts, of however many rows."
+    settings, shape = plan.settings, plan.shape
+    kinds = _KERNELS.get(shape.model_type, _KERNELS["qwen3_vl"])
+    layer, rest = kinds.get(settings.weights, kinds["bf16"])
+    if settings.weights == "nf4" and settings.slices * settings.group > _FUSED: layer += len(shape.linears)
+    return shape.layers * layer + rest
 
 def _step(plan, bandwidth):
     "Seconds of one new token of every row that is sampled together: bytes read, or kernels started."
@@ -383,7 +393,7 @@ def _step(plan, bandwidth):
     linears = parameters(shape, plan.family)["linears"]
     words = settings.slices * (plan.prompt + settings.group * settings.completion / 2)
     read = linears * (BYTES[settings.weights] + unpacked) + _total(_cache(shape, settings, "read", words))
-    return max(read / bandwidth, shape.layers * _KERNELS * _START)
+    return max(read / bandwidth, _kernels(plan) * _START)
 
 # %% ../../nbs/tools/plan.ipynb #e49cbab5
 @patch(as_prop=True)
