@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['GROUND', 'INK', 'UNDERLINE', 'TEXT', 'WRONG', 'ARMS', 'ARM_INK', 'ABOVE', 'BELOW', 'UNKNOWN', 'STAGES', 'shade',
            'token_html', 'legend_html', 'masks_html', 'printable', 'escaped', 'markdown_table', 'png', 'png_uri',
-           'picture_html', 'clip_uri', 'beside_html', 'arrows_picture', 'Shown', 'pipeline', 'pipeline_picture',
-           'as_shipped', 'behind']
+           'picture_html', 'clip_uri', 'beside_html', 'arrows_picture', 'branches_picture', 'Shown', 'pipeline',
+           'pipeline_picture', 'as_shipped', 'behind']
 
 # %% ../../nbs/engine/paint.ipynb #86eb91c1
 import base64, io, math, os, re, traceback
@@ -209,6 +209,29 @@ def arrows_picture(
         ax.set_title(ARMS.get(name, name), fontsize=9)
         ax.axis("off")
         _arrows(ax, matrix)
+    return figure
+
+# %% ../../nbs/engine/paint.ipynb #27d2d9c8
+def branches_picture(
+    rollouts: list, # of each: owner of a segment -> a few words; "both" takes the whole width
+):                  # a figure of matplotlib
+    "A prompt and its branches, each segment in the colours of its process."
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(7.5, .55 * len(rollouts)))
+    ax = figure.add_axes([0, 0, 1, 1])
+    ax.set(xlim=(-.1, 7.4), ylim=(-len(rollouts) + .5, .5))
+    ax.axis("off")
+    centre = -(len(rollouts) - 1) / 2
+    frame = dict(boxstyle="round,pad=.4", facecolor=GROUND["prompt"], edgecolor=INK["prompt"])
+    ax.text(.5, centre, "prompt\nclip, question", ha="center", va="center", fontsize=9, bbox=frame)
+    for i, rollout in enumerate(rollouts):
+        ax.plot([1.15, 1.8], [centre, -i], color=INK["prompt"], lw=1)
+        for owner, words in rollout.items():
+            left, width = {"perception": (1.8, 2.7), "reasoning": (4.55, 2.7)}.get(owner, (1.8, 5.45))
+            look = dict(facecolor=GROUND[owner], edgecolor=INK[owner])
+            ax.barh(-i, width, .74, left, **look)
+            at = (left + width / 2, -i)
+            ax.text(*at, words, ha="center", va="center", fontsize=8, color=TEXT)
     return figure
 
 # %% ../../nbs/engine/paint.ipynb #3cea59b6
