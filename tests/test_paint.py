@@ -52,3 +52,23 @@ def test_inks_are_read():
     assert min(contrast(TEXT, shade(v, 1)) for v in (-1, 1)) > 4.5
     assert (ABOVE, BELOW) == ((0, 114, 178), (213, 94, 0))
     assert contrast("#ffffff", INK["prompt"]) > 4.5 and contrast(INK["prompt"], "#111111") > 3 # a lit box, in light and dark
+
+def test_a_clip_moves_without_loss_and_its_last_frame_rests():
+    import base64, io
+    import numpy as np
+    from PIL import Image, ImageSequence
+    from videop2r.engine.paint import clip_uri
+    frames = np.random.default_rng(0).integers(0, 256, (5, 6, 8, 3), dtype=np.uint8)
+    kind, data = clip_uri(frames, fps=4, scale=2).split(",")
+    picture = Image.open(io.BytesIO(base64.b64decode(data)))
+    shown = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(picture)]
+    assert kind == "data:image/webp;base64" and len(shown) == 5
+    for frame, seen in zip(frames, shown): assert (seen == frame.repeat(2, 0).repeat(2, 1)).all()
+
+def test_what_stands_beside_a_clip_is_escaped():
+    from dataclasses import replace
+    from videop2r.world import question_of, spoken_html, to_record
+    record = replace(to_record(question_of(0, 0, kinds=("where",)), "x", "x.mp4"), problem="<script>a</script>")
+    html = spoken_html(record, ["<observation><i>seen</i></observation>", "<b>"], ["<img src=x>"])
+    assert not [tag for tag in ("<script", "<i>seen", "<img src=x", "<b>") if tag in html.replace("<b>&lt;", "").replace("True answer: <b>", "")]
+    assert html.count("data:image/webp") == 1 and "alt=\"the clip, moving: At first" in html

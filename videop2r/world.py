@@ -486,8 +486,9 @@ def spoken_html(
     said = f"<b>{escape(asked)}</b> True answer: <b>{escape(record.truth)}</b>"
     words = [f"<div>{said}</div>"]
     for response, below in zip_longest(texts, notes, fillvalue=""):
-        words.append(parse(response)._repr_html_() if response else "")
-        if below: words.append(f'<div style="opacity:.8">{escape(below)}</div>')
+        line = f'<div style="opacity:.8">{escape(below)}</div>' if below else ""
+        trace = parse(response)._repr_html_() if response else ""
+        words.append(f'<div style="margin-top:8px">{trace}{line}</div>')
     return beside_html(moving(frames, alt=f"the clip, moving: {facts}"), "".join(words))
 
 # %% ../nbs/2_seeing/1_world.ipynb #be16563e
