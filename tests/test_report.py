@@ -75,12 +75,13 @@ def test_every_text_is_escaped():
     assert 'script' not in page.tags and not page.handlers and 'x' not in page.loads
 
 
+@pytest.mark.parametrize('name', ['clip', 'sheet'])
 @pytest.mark.parametrize('sheet', ['https://example.org/a.png', 'javascript:alert(1)', 'data:text/html;base64,AAAA', None, 3])
-def test_sheet_must_be_an_inline_image(sheet):
+def test_clip_and_sheet_must_be_inline_images(name, sheet):
     report = small()
-    report['example']['sheet'] = sheet
+    report['example'] |= dict(clip=None, sheet=None) | {name: sheet}
     html = render_report(report)
-    assert 'No inline contact sheet' in html and 'img' not in parsed(html).tags
+    assert 'No inline clip or contact sheet' in html and 'img' not in parsed(html).tags
 
 
 @pytest.mark.parametrize('gone', sorted(invented_run(steps=2)))

@@ -33,6 +33,7 @@ from ..rollout import example
 from ..room import faithfulness, rooms
 from ..sft import SFT
 from .launch import prompt_of, response_of
+from .explore import keep_groups, telling
 from .report import write_report
 from .pipeline import LocalTeacher, generate
 from ..video import contact_sheet
@@ -221,13 +222,8 @@ class TrainingFilm:
     def due(self, updates: int, last: int) -> bool: return updates % _EVERY == 0 or updates == last
 
 # %% ../../nbs/tools/demo.ipynb #29fdfa2a
-def _telling(rollout):
-    "The group in which both processes vary most."
-    total = rollout.table.total().nan_to_num().unflatten(0, (-1, rollout.g))
-    return int(total.std(1).min(-1).values.argmax())
-
 def _keep_example(rollout, coder, path):
-    group = _telling(rollout)
+    group, = telling(rollout, 1)
     record = rollout.records[group]
     seen = example(rollout, coder, group)
     seen.update(path=record.path, data_type=record.data_type)
@@ -258,6 +254,7 @@ def train_arm(
     film.take(0)
     def keep(step, row, rollout): # before the checkpoint: a kill may come after it
         if film.due(step + 1, settings.steps): film.take(step + 1)
+        if film.due(step, settings.steps - 1): keep_groups(folder, step, rollout, policy.coder)
         if step + 1 == settings.steps: _keep_example(rollout, policy.coder, folder / "example.json")
     rows = train_rl(policy, records, prompts, features, judge, settings, folder, label=f"{arm:6}", hook=keep)
     shown = dict(example=read_json(folder / "example.json", {}), film=read_json(film.path))

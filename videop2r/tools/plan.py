@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['GB', 'NF4', 'BYTES', 'MEMORY_PARTS', 'GPUS', 'Settings', 'Tensor', 'tensor_table', 'held', 'Gpu', 'gpu_of', 'Plan',
-           'knobs', 'tightened', 'plan', 'plan_html']
+           'knobs', 'tightened', 'plan', 'plan_html', 'planner']
 
 # %% ../../nbs/tools/plan.ipynb #ac0d42b2
 import re
 from dataclasses import asdict, dataclass, replace
+from html import escape
 from math import ceil, prod
 from pathlib import Path
 from fastcore.basics import patch
@@ -544,3 +545,30 @@ def to_dict(self: Plan) -> dict:
         seconds=self.seconds, hours=self.hours,
         dollars={run: hours * self.card.price for run, hours in self.hours.items()},
         knobs=[list(row) for row in knobs(self)], verdict=_verdict(self))
+
+# %% ../../nbs/tools/plan.ipynb #4eb5e1d5
+_LIMITS = dict( # lowest, highest, step
+    frames=(2, 64, 2), group=(2, 32), completion=(64, 2048, 64), rows=(1, 32), slices=(1, 16), micro=(1, 16))
+
+def planner(
+    model="7b",     # as in `plan`
+    gpu="rtx4090",  # a name in `GPUS`
+):                  # a widget
+    "Card, model and settings to be moved, with the bars of `plan_html`; `ValueError` for an unknown card."
+    import ipywidgets as W # here, since a plan alone needs none
+    gpu_of(gpu)
+    def menu(name, options, value): return W.Dropdown(options=options, value=value, description=name)
+    def slider(name, low, high, step=1):
+        return W.IntSlider(getattr(Settings, name), low, high, step, description=name, continuous_update=False)
+    settings = {name: slider(name, *limits) for name, limits in _LIMITS.items()}
+    settings |= {name: menu(name, _CHOICES[name], getattr(Settings, name)) for name in ("weights", "recompute")}
+    cards = [(f"{card.name}, {card.gb:g} GB", name) for name, card in GPUS.items()]
+    models = list(dict.fromkeys([model, "3b", "7b", "32b", "72b"]))
+    head = dict(model=menu("model", models, model), gpu=menu("card", cards, gpu))
+    view = W.HTML()
+    def draw(change=None):
+        found = plan(head["model"].value, head["gpu"].value, **{name: each.value for name, each in settings.items()})
+        view.value = plan_html(found) + f"<p><b>{'✓' if found.fits else '✗'}</b> {escape(_verdict(found))}</p>"
+    for control in (*head.values(), *settings.values()): control.observe(draw, "value")
+    draw()
+    return W.VBox([W.HBox([*head.values(), *settings.values()], layout=W.Layout(flex_flow="row wrap")), view])
