@@ -1,6 +1,7 @@
-"""Make README.md from nbs/index.ipynb: markdown as it is, code fenced with its text output, pictures as files."""
+"""Make the map in nbs/index.ipynb from the notebooks' titles, and README.md from nbs/index.ipynb: markdown as it is, code fenced with its text output, pictures as files."""
 import base64, json, re, sys
 from pathlib import Path
+from pages import the_map
 
 ROOT = Path(__file__).resolve().parent.parent
 HIDDEN = re.compile(r"^#\|\s*(hide|default_exp)\b", re.M)
@@ -31,20 +32,30 @@ def cell(c, pictures):
     outputs = [output(o, f"index-{c['id']}-{i}", pictures) for i, o in enumerate(shown)]
     return "\n\n".join(filter(None, [code and f"```python\n{code}\n```", *outputs]))
 
-def readme():
+def index():
+    "The notebook of the index, its map made anew from the titles of all pages."
+    nb = json.loads((ROOT / "nbs" / "index.ipynb").read_text(encoding="utf-8"))
+    maps = [c for c in nb["cells"] if "".join(c["source"]).startswith("## The map\n")]
+    if len(maps) != 1: sys.exit(f"nbs/index.ipynb: {len(maps)} cells begin with '## The map'; give it one")
+    maps[0]["source"] = the_map().splitlines(keepends=True)
+    return nb
+
+def readme(nb):
     "The whole README, and its pictures by path."
-    pictures, nb = {}, json.loads((ROOT / "nbs" / "index.ipynb").read_text(encoding="utf-8"))
+    pictures = {}
     return "\n\n".join(filter(None, (cell(c, pictures) for c in nb["cells"]))) + "\n", pictures
 
 def main():
-    text, pictures = readme()
-    made = {ROOT / p: b for p, b in [("README.md", text.encode()), *pictures.items()]}
+    nb = index()
+    text, pictures = readme(nb)
+    book = json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    made = {ROOT / p: b for p, b in [("nbs/index.ipynb", book.encode()), ("README.md", text.encode()), *pictures.items()]}
     if "--check" not in sys.argv:
         for p, b in made.items():
             p.parent.mkdir(parents=True, exist_ok=True)
             p.write_bytes(b)
         return
     stale = [str(p.relative_to(ROOT)) for p, b in made.items() if not p.exists() or p.read_bytes() != b]
-    if stale: sys.exit(f"not made from nbs/index.ipynb: {', '.join(stale)}; run make readme")
+    if stale: sys.exit(f"not made from nbs/index.ipynb and the pages' titles: {', '.join(stale)}; run make readme")
 
 if __name__ == "__main__": main()

@@ -143,5 +143,12 @@ def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as e: main([command, "--help"])
     assert e.value.code == 0 and "usage: videop2r" in capsys.readouterr().out
 
+def test_the_map_names_every_page():
+    cell = next(c for c in cells(ROOT / "nbs" / "index.ipynb", "markdown") if c.startswith("## The map"))
+    linked = set(re.findall(r"\]\(([^)]+[.]ipynb)\)", cell))
+    there = {str(p.relative_to(ROOT / "nbs")) for p in BOOKS} - {"index.ipynb"}
+    assert not there - linked, f"not on the map: {sorted(there - linked)}; run make readme"
+    assert not linked - there, f"on the map and gone: {sorted(linked - there)}; run make readme"
+
 def test_readme_is_made_from_the_index():
     assert subprocess.run([sys.executable, "scripts/readme.py", "--check"], cwd=ROOT).returncode == 0

@@ -1,12 +1,15 @@
 "The report is one self-contained page, whatever the run lacks."
 import copy, json, math, os, re
 from html.parser import HTMLParser
+from pathlib import Path
 import pytest
 from invented import invented_run
-from videop2r.tools.page import Chart, smooth
+from videop2r.tools.page import Chart, file_uri, moving, smooth, table
 from videop2r.show import rollout_html
-from videop2r.tools.report import SECTIONS, headline, load_report, render_report, write_report
+from fastcore.xml import to_xml
+from videop2r.tools.report import SECTIONS, headline, load_report, render_report, surprise, write_report
 
+INDEX = Path(__file__).resolve().parents[1]/'nbs'/'4_evidence'/'demo'
 EVIL = '<script>alert(1)</script><img src=x onerror=alert(1)>"\'&'
 VOID = {'meta', 'img', 'br', 'hr', 'path', 'rect', 'use'}
 
@@ -64,7 +67,7 @@ def poisoned(x, value):
 def test_page_is_self_contained():
     html = render_report(invented_run())
     page = parsed(html)
-    assert all(l.startswith(('data:image/', '#')) for l in page.loads)
+    assert all(l.startswith(('data:image/', 'data:video/', '#')) for l in page.loads)
     assert not {'script', 'link', 'iframe', 'object', 'embed', 'base'} & set(page.tags)
     assert '@import' not in html and not re.search(r'url\(\s*["\']?(?!#)', html)
     assert len(html) < 400_000
@@ -184,3 +187,76 @@ def test_smooth_against_a_plain_loop():
     for i, v in enumerate(smooth(y, 3)):
         near = [a for a in y[max(0, i-1):i+2] if not math.isnan(a)]
         assert (math.isnan(v) and not near) or v == pytest.approx(sum(near)/len(near))
+
+
+def several():
+    "A report with groups of two arms at two steps; the last is the one whose processes part most"
+    report = small()
+    example = report.pop('example')
+    report['examples'] = [copy.deepcopy(example) | dict(arm=arm, step=step) for arm in ('pagrpo', 'grpo') for step in (0, 9)]
+    report['examples'][-1]['rollouts'][0]['advantage'] = dict(perception=9., reasoning=-9.)
+    return report
+
+
+@pytest.fixture(scope='module')
+def page_of_several(): return render_report(several())
+
+
+def test_reader_chooses_arm_step_and_group(page_of_several):
+    html = page_of_several
+    assert html.count('type="radio"') == 4 and html.count('class="panel panel-') == 4
+    rules = dict(re.findall(r'\.pick((?::has\(#[\w-]+:checked\))+)>\.panel-(\d)', html))
+    assert sorted(rules.values()) == list('0123') and len(rules) == 4, 'one choice, one group'
+    first = next(rule for rule, panel in rules.items() if panel == '0')
+    checked = {tag[1] for tag in re.finditer(r'<input[^>]*id="([\w-]+)"[^>]*>', html) if ' checked' in tag[0]}
+    assert set(re.findall(r'#([\w-]+):', first)) == checked, 'the group that parts most is the one in view'
+    assert '+9.00' in html.split('panel-0"')[-1].split('panel-1"')[0]
+
+
+def test_tokens_are_reached_by_keyboard_and_pictures_have_titles(page_of_several):
+    html = page_of_several
+    tokens = sum(len(r['tokens']) for each in several()['examples'] for r in each['rollouts'])
+    assert html.count('class="token" tabindex="0"') == tokens
+    assert html.count('<svg ') == html.count('<title>') - 1 == html.count('role="img"')
+
+
+def test_dark_and_narrow(page_of_several):
+    html = page_of_several
+    head, body = html.split('</head>')
+    assert 'prefers-color-scheme:dark' in head and 'var(--grpo)' in body and '#111827' not in body and '#5f6b7c' not in body
+    assert to_xml(table(['arm', 'right'], [['x', '3']])).count('data-label="right"') == 1
+
+
+def test_what_a_person_wrote_keeps_its_colours():
+    html = render_report(dict(notes=['the colour #111827']))
+    assert 'the colour #111827' in html
+
+
+def test_series_that_never_move_are_one_line():
+    report = small()
+    for arm in report['rl'].values():
+        for row in arm['rows']: row |= dict(truncated=0., missing_verdicts=0.)
+    html = render_report(report)
+    assert 'The same at every step: truncated responses 0.00, missing verdicts 0.00.' in html and 'Truncated responses of' not in html
+
+
+def test_surprise_is_the_largest_step_back():
+    rows = lambda *means: [dict(arm=arm, exact=dict(mean=m, lo=m - .01, hi=m + .01)) for arm, m in zip(('base', 'sft', 'grpo', 'pagrpo'), means)]
+    assert surprise(dict(table=rows(.1, .2, .3, .4))) == ''
+    found = surprise(dict(table=rows(.1, .5, .4, .6), control=rows(.9, .3, .5, .5)))
+    assert found == 'Most surprising on the control group: exactly right, Base 90.0% and after it SFT 30.0%; their intervals do not overlap.'
+
+
+@pytest.mark.parametrize('clip', ['https://example.org/a.mp4', 'data:text/html;base64,AAAA', 'data:image/svg+xml;base64,AAAA', 7, None])
+def test_a_clip_is_held_in_the_page_or_left_out(clip): assert moving(clip, 'a clip') == ''
+
+
+def test_a_clip_plays(tmp_path):
+    (tmp_path/'a.mp4').write_bytes(b'0'*30)
+    report = small()
+    report['example']['clip'] = file_uri(tmp_path/'a.mp4')
+    assert 'video' in parsed(render_report(report)).tags and file_uri(tmp_path/'a.mp4', most=10) is None
+
+
+def test_stored_reports_still_have_a_page():
+    for path in sorted(INDEX.glob('seed*')): assert 'What PA-GRPO changed' in render_report(load_report(path))

@@ -2,7 +2,14 @@
 import json, re, subprocess, sys
 from pathlib import Path
 import pytest
-from videop2r.tools.report import compare, load_report
+import torch
+from PIL import Image
+from videop2r.advantages import credit, normalise
+from videop2r.cot import parse
+from videop2r.data import read_records
+from videop2r.judge import ORACLE
+from videop2r.scoring import score_record
+from videop2r.tools.report import compare, cost_of, load_report
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = sorted((ROOT/"nbs"/"4_evidence"/"demo").glob("seed*"))
@@ -15,8 +22,37 @@ def lesson():
 
 def test_front_page_and_lesson_hold_what_the_reports_say():
     readme, results = (ROOT/"README.md").read_text(encoding="utf-8"), lesson()
-    for text in (load_report(RUNS[0])._repr_markdown_(), compare(RUNS)._repr_markdown_()):
-        assert text in readme and text in results
+    several = compare(RUNS)._repr_markdown_()
+    assert several in readme and several in results and load_report(RUNS[0])._repr_markdown_() in results
+
+def test_front_page_tells_what_the_demo_took():
+    paid = [cost_of(load_report(run)) for run in RUNS]
+    ends = [f"{min(one[key] for one in paid):.0f} to {max(one[key] for one in paid):.0f}" for key in ("minutes", "gb")]
+    row = next(line for line in (ROOT/"README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `make demo` |"))
+    assert [cell.strip() for cell in row.split("|")[3:5]] == ends
+    with pytest.raises(ValueError, match="no stages"): cost_of({})
+
+def test_front_picture_shows_what_its_words_say():
+    "Its responses are kept in the file: scored again, they bear the drawn advantages."
+    path = ROOT/"nbs"/"images"/"clip.gif"
+    picture = Image.open(path)
+    told = json.loads(picture.info["comment"])
+    record = next(r for r in read_records(ROOT/"data_samples"/"heldout.jsonl") if r.problem_id == told["problem_id"])
+    assert path.stat().st_size < 60_000 and picture.n_frames > 8
+    assert "images/clip.gif" in (ROOT/"README.md").read_text(encoding="utf-8")
+    right = []
+    for text, accuracy in zip(told["texts"], told["accuracy"]):
+        trace = parse(text)
+        sees = ORACLE(record, trace.observation or "").yes
+        right.append([float(bool(sees)), score_record(record, trace.answer, "lenient")])
+        assert right[-1] == accuracy
+    assert [0., 1.] in right and [1., 0.] in right
+    for arm, drawn in told["advantages"].items():
+        found = normalise(credit(torch.tensor(told["rewards"]), arm))[0]
+        assert torch.allclose(found, torch.tensor(drawn), atol=1e-4)
+    wrong, seen = (right.index(pair) for pair in ([0., 1.], [1., 0.]))
+    assert told["advantages"]["grpo"][wrong][0] > 0 > told["advantages"]["pagrpo"][wrong][0]
+    assert told["advantages"]["grpo"][seen][0] < 0 < told["advantages"]["pagrpo"][seen][0]
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 def test_a_stored_report_agrees_with_itself(run):

@@ -203,10 +203,9 @@ def _data_show(
     for record in records: _say(record._repr_markdown_(), end="\n\n")
     if not media: return
     from videop2r.engine.files import write_text
-    from videop2r.engine.media import gallery
-    head = "<!doctype html><meta charset=utf-8><title>records</title>"
+    from videop2r.tools.corpus import records_page
     reader = _reader(media, dict(frames=frames), None, sampler, seconds)
-    write_text(html, head + gallery(records, reader))
+    write_text(html, records_page(records, reader))
     _say(f"with their media: {html}")
 
 # %% ../../nbs/tools/cli.ipynb #44a8839f
@@ -397,7 +396,7 @@ def _write_traces(given, how, dry_run, judge_price):
     _say(write(*given, **how)._repr_markdown_())
     from videop2r.tools.funnel import write_funnel
     out = given[4]
-    _say(f"\nkept: {out}/kept.jsonl and {out}/sft.part*.json.gz, the report: {write_funnel(out)}")
+    _say(f"\nkept: {out}/kept.jsonl and {out}/sft.part*.json.gz, the report: {write_funnel(out, given[1])}")
 
 # %% ../../nbs/tools/cli.ipynb #e50bee34
 _CARDS = ("paper", "tiny", "12gb", "16gb", "24gb", "48gb", "80gb")

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ..cot import SHORT, Prompt, parse
 from ..data import read_records, write_jsonl
 from ..engine.decode import read_media
-from ..engine.files import read_json, write_text
+from ..engine.files import Journal, read_json, write_text
 from ..engine.learner import train_rl
 from ..engine.paint import clip_uri, png_uri
 from ..engine.reading import to_prompts
@@ -29,11 +29,11 @@ from ..evaluate import assess_one, by_kind, difference, evaluate, summarise
 from ..judge import ORACLE
 from ..model import Policy, add_lora, load_adapter
 from ..recipe import RL, Recipe
-from ..rollout import example
 from ..room import faithfulness, rooms
 from ..sft import SFT
 from .launch import prompt_of, response_of
-from .explore import keep_groups, telling
+from .explore import keep_groups
+from .page import file_uri
 from .report import write_report
 from .pipeline import LocalTeacher, generate
 from ..video import contact_sheet
@@ -222,12 +222,13 @@ class TrainingFilm:
     def due(self, updates: int, last: int) -> bool: return updates % _EVERY == 0 or updates == last
 
 # %% ../../nbs/tools/demo.ipynb #29fdfa2a
-def _keep_example(rollout, coder, path):
-    group, = telling(rollout, 1)
-    record = rollout.records[group]
-    seen = example(rollout, coder, group)
-    seen.update(path=record.path, data_type=record.data_type)
-    write_text(path, json.dumps(seen))
+def _examples(folder, arm, most=2):
+    "The most telling groups of a first, a middle and the last step."
+    rows = Journal(folder / "groups.jsonl").rows
+    steps = sorted({row["step"] for row in rows})
+    wanted = sorted({steps[0], steps[len(steps) // 2], steps[-1]}) if steps else []
+    kept = [[row for row in rows if row["step"] == step][:most] for step in wanted]
+    return [dict(row, arm=arm) for found in kept for row in found]
 
 def _settings(run, arm, recipe, start):
     "The preset's, with what an arm does otherwise."
@@ -242,7 +243,7 @@ def train_arm(
     recipe: dict = None,  # fields of `Recipe` in place of the preset's; the credit by the arm's name unless given
     judge=ORACLE,
     start: str = "sft",   # folder of the adapter that it starts from; None for the base
-) -> dict:                # rows, quarantine, example, film
+) -> dict:                # rows, quarantine, examples, film
     "One RL run, filmed while it trains."
     adapter = start and run.out / start / "last"
     policy = policy_of(run, adapter, adapter)
@@ -255,10 +256,8 @@ def train_arm(
     def keep(step, row, rollout): # before the checkpoint: a kill may come after it
         if film.due(step + 1, settings.steps): film.take(step + 1)
         if film.due(step, settings.steps - 1): keep_groups(folder, step, rollout, policy.coder)
-        if step + 1 == settings.steps: _keep_example(rollout, policy.coder, folder / "example.json")
     rows = train_rl(policy, records, prompts, features, judge, settings, folder, label=f"{arm:6}", hook=keep)
-    shown = dict(example=read_json(folder / "example.json", {}), film=read_json(film.path))
-    return dict(rows=rows, quarantine=bad, **shown)
+    return dict(rows=rows, quarantine=bad, examples=_examples(folder, arm), film=read_json(film.path))
 
 # %% ../../nbs/tools/demo.ipynb #4bf15a02
 def rl_arm(run: Run, arm: str, position: int):
@@ -320,8 +319,8 @@ def _chosen(rows, which): return [row for row, wanted in zip(rows, which) if wan
 def _table(rows, which):
     return [dict(arm=arm, **summarise(_chosen(each, which))) for arm, each in rows.items()]
 
-def _paired(rows, which, name):
-    a, b = ([row[name] for row in _chosen(rows[arm], which)] for arm in ("grpo", "pagrpo"))
+def _paired(rows, which, name, other="grpo"):
+    a, b = ([row[name] for row in _chosen(rows[arm], which)] for arm in (other, "pagrpo"))
     return difference(a, b)
 
 def _faithful(run, policy, records, prompts):
@@ -350,6 +349,7 @@ def _examine(run: Run) -> dict:
     return dict(
         table=_table(rows, composed), control=_table(rows, control),
         compare={name: _paired(rows, composed, name) for name in ("sufficient", "exact")},
+        compare_sft={name: _paired(rows, composed, name, "sft") for name in ("sufficient", "exact")},
         by_kind={kind: {arm: kinds[arm][kind] for arm in rows} for kind in kinds["base"]},
         room={arm: rooms(records, rows[arm]).figures() for arm in rows if arm != "base"},
         faithful=_faithful(run, policy, records, prompts), quarantine=bad)
@@ -364,10 +364,10 @@ def _machine():
     return dict(told, platform=platform.platform())
 
 def _sheet(run, group):
-    "A group with its clip's contact sheet."
-    if not group: return None
-    clip = read_media(run.out / group["path"], group["data_type"], run.sizes.frames)
-    return dict(group, sheet=png_uri(contact_sheet(clip, scale=2)))
+    "A group with its clip, and the clip's contact sheet."
+    path = run.out / group["path"]
+    clip = read_media(path, group["data_type"], run.sizes.frames)
+    return dict(group, clip=file_uri(path), sheet=png_uri(contact_sheet(clip, scale=1)))
 
 # %% ../../nbs/tools/demo.ipynb #cf1eb2a9
 def _answered(record, text):
@@ -418,13 +418,15 @@ def assemble(run: Run, done: dict) -> dict:
     told.update(yield_by_type=traces["types"], rejected=traces["rejected"], rl=rl)
     kept = ("rows", "template", "sampled_sufficiency", "sampled_answer", "n")
     told["sft"] = {key: sft[key] for key in kept}
-    told.update({key: found[key] for key in ("table", "control", "compare", "by_kind", "faithful")})
+    told.update({key: found[key] for key in ("table", "control", "compare", "compare_sft", "by_kind", "faithful")
+                 if key in found})
     told["room"] = dict(sampled=sft["room"], **found["room"])
-    told["example"] = _sheet(run, done["rl"]["pagrpo"]["example"])
+    groups = [group for arm in _ARMS for group in done["rl"][arm].get("examples", [])]
+    told["examples"] = [_sheet(run, group) for group in groups]
     told["film"] = _film(run, done["rl"])
     told["quarantine"] = [bad for source in sources for bad in source["quarantine"]]
-    lost = "The last step's responses are not shown: an interruption lost them."
-    return dict(told, notes=_notes(run, sft, rl, found) + [lost] * (not told["example"]))
+    lost = "No responses are shown: this run's training kept none."
+    return dict(told, notes=_notes(run, sft, rl, found) + [lost] * (not groups))
 
 # %% ../../nbs/tools/demo.ipynb #aa973727
 def _gap(found): return f"{found['diff']:+.3f} [{found['lo']:+.3f}, {found['hi']:+.3f}]"

@@ -51,10 +51,10 @@ def _kept(path, arm):
     "(arm, step, problem) -> group of one `groups.jsonl`."
     return {(arm, row["step"], row["problem_id"]): row for row in _lines(path)}
 
-def _reported(path, arm="pagrpo"):
-    "The group of a report."
-    found = (read_json(path, {}) or {}).get("example")
-    return {(arm, "last", found.get("path") or "the report's group"): found} if found else {}
+def _reported(path):
+    "(arm, step, problem) -> group of a report."
+    found = (read_json(path, {}) or {}).get("examples") or []
+    return {(row["arm"], row["step"], row["problem_id"]): row for row in found}
 
 def groups_of(
     run, # a run's folder, or a `report.json`

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DASH', 'FAINT', 'known', 'decimal', 'percent', 'signed', 'jsonable', 'notebook_html', 'section', 'table', 'bar_row',
-           'keys', 'folded', 'interval_bar', 'Chart', 'smooth', 'curves', 'web_page']
+           'keys', 'folded', 'interval_bar', 'file_uri', 'moving', 'Chart', 'smooth', 'curves', 'web_page']
 
 # %% ../../nbs/tools/page.ipynb #56246bfe
-import io, math, re
+import base64, io, math, re
 from html import escape
 from dataclasses import dataclass
 from numbers import Real
@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.xml import (
     FT, B, Body, Details, Div, Figure, Figcaption, Footer, H1, H2, H3, Head, Header, Html, I, Img,
-    Main, Meta, P, Safe, Section, Span, Style, Summary, Table, Tbody, Td, Th, Thead, Title, Tr, to_xml)
-from ..engine.paint import TEXT, png_uri
+    Main, Meta, P, Safe, Section, Span, Style, Summary, Table, Tbody, Td, Th, Thead, Title, Tr, Video, to_xml)
+from ..engine.paint import ARM_INK, INK, TEXT, png_uri
 
 # %% ../../nbs/tools/page.ipynb #1d5e4fe4
 DASH = '–'
@@ -100,17 +100,49 @@ _RULES |= {
 _CARD = (f'color:{TEXT};background:#f6f7f9;font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,'
         '"Helvetica Neue",Arial,sans-serif;font-variant-numeric:tabular-nums')
 
-_SHEET = '''body{margin:0;background:#f6f7f9}.vp{padding:1px}.vp *{box-sizing:border-box}
+_SHEET = '''body{margin:0;background:var(--page)}.vp{padding:1px}.vp *{box-sizing:border-box}
 .vp main{max-width:1120px;margin:0 auto;padding:32px 20px 48px}
 .vp svg{display:block;width:100%;height:auto;max-width:560px}.vp svg *{stroke-linejoin:round}
+.vp video,.vp .clip{display:block;width:224px;max-width:100%;border-radius:8px;image-rendering:pixelated}
+.vp .token:focus{outline:2px solid var(--ink);outline-offset:1px;position:relative}
+.vp .token:focus::after{content:attr(title);position:absolute;left:0;top:1.7em;z-index:2;padding:2px 8px;
+border-radius:6px;background:var(--ink);color:var(--card);font-size:12px;line-height:1.5;white-space:nowrap}
+.vp fieldset{border:0;padding:0;margin:4px 0 8px}.vp legend{font-size:13px;color:var(--soft)}
+.vp fieldset label{display:inline-flex;gap:6px;align-items:center;margin-right:14px;cursor:pointer;padding:4px 0}
 @media(max-width:600px){.vp main{padding:18px 10px}.vp section{padding:14px 12px}
-.vp h1{font-size:24px}.vp .head{font-size:16px}.vp .row{grid-template-columns:80px 1fr 116px;gap:8px;font-size:13px}}
+.vp h1{font-size:24px}.vp .head{font-size:16px}.vp .row{grid-template-columns:80px 1fr 116px;gap:8px;font-size:13px}
+.vp .cards thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
+.vp .cards tr{display:block;padding:6px 0 10px;border-bottom:1px solid var(--line)}
+.vp .cards td{display:grid;grid-template-columns:minmax(96px,38%) 1fr;gap:10px;border:0;padding:3px 0;text-align:left;white-space:normal}
+.vp .cards td::before{content:attr(data-label);color:var(--soft);font-size:12.5px}
+.vp .cards td:not([data-label])::before{content:none}.vp .cards td:not([data-label]){display:block;font-weight:600}
+.vp .group table{font-size:11px!important;width:100%}.vp .group td,.vp .group th{padding:3px 2px 3px 0!important}}
 @media print{.vp{background:#fff}.vp section{break-inside:avoid}}'''
+
+# %% ../../nbs/tools/page.ipynb #db4d7478
+_SHADES = { # name: light, dark
+    'ink': (TEXT, '#e6e9ef'), 'soft': (_SOFT, '#a3aebd'), 'line': (_LINE, '#2f3846'),
+    'faint': (FAINT, '#252d3a'), 'page': ('#f6f7f9', '#0f141b'), 'card': ('#fff', '#181f29'),
+    'axis': ('#b6bcc6', '#566172'), 'mark': ('#cbd5e1', '#465264'),
+    'perception': (INK['perception'], '#6cb1ee'), 'reasoning': (INK['reasoning'], '#f0a04b'),
+    'base': (ARM_INK['base'], '#768292'), 'sft': (ARM_INK['sft'], '#aab6c6'),
+    'grpo': (ARM_INK['grpo'], '#f3f4f6'), 'pagrpo': (ARM_INK['pagrpo'], '#a98bf8')}
+
+def _vary(text, names=_SHADES):
+    "Colours of the light page as variables."
+    by_light = {_SHADES[name][0].lower(): name for name in names}
+    def variable(found):
+        name = by_light.get(found[0].lower())
+        return f'var(--{name})' if name else found[0]
+    return re.sub(r'#[0-9a-fA-F]{3,6}\b', variable, text)
 
 def _css():
     "The style sheet of a page; all of it lives under the class `vp`."
+    light, dark = (''.join(f'--{name}:{pair[i]};' for name, pair in _SHADES.items()) for i in (0, 1))
+    scheme = (f':root{{color-scheme:light dark;{light}}}'
+              f'@media(prefers-color-scheme:dark){{:root{{{dark}}}}}')
     rules = [f'.vp {place}{{{rule}}}' for place, rule in _RULES.items()]
-    return '\n'.join([f'.vp{{{_CARD}}}', *rules, _SHEET])
+    return '\n'.join([scheme, _vary('\n'.join([f'.vp{{{_CARD}}}', *rules])), _SHEET])
 
 # %% ../../nbs/tools/page.ipynb #5c07cc27
 def _styled(part):
@@ -139,13 +171,15 @@ def table(
     head:list,    # of each column; all empty: no head is drawn
     rows:list,    # of lists of cells: a text, an element, or a tuple of these
     numeric=()):  # columns that are set to the right
-    "A table that scrolls sideways on a narrow screen"
-    def cell(kind, i, value):
-        parts = value if isinstance(value, tuple) else (value,)
-        return kind(*parts, cls='n' if i in numeric else '')
-    def row(kind, cells): return Tr(*[cell(kind, i, value) for i, value in enumerate(cells)])
-    top = Thead(row(Th, head)) if any(head) else ''
-    return Div(Table(top, Tbody(*[row(Td, cells) for cells in rows])), cls='scroll')
+    "A table; on a narrow screen each row is a card whose lines bear the names of their columns"
+    def cell(i, value):
+        parts = (Div(*value),) if isinstance(value, tuple) else (value,)
+        named = {'data-label': head[i]} if i < len(head) and head[i] and i else {}
+        return Td(*parts, cls='n' if i in numeric else '', **named)
+    top = [Th(name, cls='n' if i in numeric else '', scope='col') for i, name in enumerate(head)]
+    body = [Tr(*[cell(i, value) for i, value in enumerate(cells)]) for cells in rows]
+    whole = Table(Thead(Tr(*top)) if any(head) else '', Tbody(*body), cls='cards')
+    return Div(whole, cls='scroll')
 
 # %% ../../nbs/tools/page.ipynb #a3487928
 def bar_row(
@@ -178,11 +212,31 @@ def interval_bar(mean:float, low:float, high:float, colour:str):
     span = I(cls='span', style=f'left:{at(low)}%;width:{100*width:.1f}%;background:{colour}')
     return Div(span, dot, cls='thin')
 
+# %% ../../nbs/tools/page.ipynb #bc5ce6c2
+_PLAYS = dict(mp4='video/mp4', webm='video/webm', webp='image/webp', gif='image/gif', png='image/png', jpg='image/jpeg', jpeg='image/jpeg')
+_HELD = re.compile(r'data:(video|image)/(mp4|webm|webp|gif|png|jpeg);base64,[A-Za-z0-9+/=]+')
+
+def file_uri(path, most:int=2_000_000 # bytes
+            ) -> str|None:
+    "A clip or picture as a `data:` address; None where it is too large, not there, or not played by browsers"
+    path = Path(path)
+    kind = _PLAYS.get(path.suffix.lower().lstrip('.'))
+    if not kind or not path.is_file() or path.stat().st_size > most: return None
+    return f'data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}'
+
+def moving(address, alt:str):
+    "A clip that plays, from its `data:` address; nothing for any other address"
+    found = _HELD.fullmatch(str(address or ''))
+    if not found: return ''
+    look = 'width:224px;max-width:100%;image-rendering:pixelated'
+    if found[1] == 'image': return Img(src=address, alt=alt, cls='clip', style=look)
+    return Video(src=address, controls=True, autoplay=True, loop=True, muted=True, playsinline=True, aria_label=alt, style=look)
+
 # %% ../../nbs/tools/page.ipynb #c32e2da3
 _RC = {
     'svg.fonttype': 'none', 'svg.hashsalt': 'videop2r', 'font.size': 8, 'axes.labelcolor': _SOFT,
     'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor': '#b6bcc6',
-    'axes.linewidth': .8, 'xtick.color': _SOFT, 'ytick.color': _SOFT, 'axes.grid': True,
+    'axes.linewidth': .8, 'text.color': _SOFT, 'xtick.color': _SOFT, 'ytick.color': _SOFT, 'axes.grid': True,
     'grid.color': FAINT, 'lines.linewidth': 1.8, 'xtick.major.size': 0, 'ytick.major.size': 0,
     'path.simplify_threshold': .5, 'figure.facecolor': 'none', 'axes.facecolor': 'none'}
 
@@ -218,7 +272,8 @@ class Chart:
         file = io.StringIO()
         with rc_context(_RC): self._figure().savefig(file, format='svg')
         named = f'<svg role="img" aria-label="{escape(self.alt)}" '
-        return Safe(_tidy(file.getvalue()).replace('<svg ', named, 1))
+        drawn = _vary(_tidy(file.getvalue()).replace('<svg ', named, 1))
+        return Safe(drawn.replace('>', f'><title>{escape(self.alt)}</title>', 1))
 
     def image(self):
         "The chart as an `<img>` that holds a PNG"
@@ -239,7 +294,7 @@ def smooth(y, # (steps,) may hold NaN
     return np.array([p[np.isfinite(p)].mean() if np.isfinite(p).any() else np.nan for p in parts])
 
 # %% ../../nbs/tools/page.ipynb #b9fe9a9f
-def _draw_curves(ax, lines, floor, across):
+def _draw_curves(ax, lines, floor, across, upward):
     for x, y, colour in lines.values():
         ax.plot(x, y, color=colour, alpha=.25, linewidth=.8)
         ax.plot(x, smooth(y), color=colour)
@@ -248,6 +303,7 @@ def _draw_curves(ax, lines, floor, across):
     ax.locator_params(nbins=5)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel(across)
+    if upward: ax.set_ylabel(upward)
 
 # %% ../../nbs/tools/page.ipynb #0a2f4ef2
 def curves(
@@ -256,7 +312,8 @@ def curves(
     captions:list=(),     # lines of text below
     wide:bool=True,
     floor:float|None=0,   # where the axis starts, unless a value is lower; None: at the lowest
-    across:str='step'):   # what the horizontal axis counts
+    across:str='step',    # what the horizontal axis counts
+    upward:str=''):       # what the vertical one measures
     "One panel of raw and smoothed curves; None when no value is known"
     lines = {k: v for k, v in lines.items() if np.isfinite(v[1]).any()}
     if not lines: return None
@@ -265,10 +322,16 @@ def curves(
         return Figure(H3(title), P(f'{decimal(values[0])} at every step', cls='soft'))
     size = (4.4, 2.1) if wide else (2.9, 1.5)
     alt = f'{title} of {", ".join(lines)} against the {across}'
-    chart = Chart(lambda ax: _draw_curves(ax, lines, floor, across), alt, *size)
+    chart = Chart(lambda ax: _draw_curves(ax, lines, floor, across, upward), alt, *size)
     return Figure(H3(title), chart, *map(Figcaption, captions))
 
 # %% ../../nbs/tools/page.ipynb #8f12cf0c
+_INKS = [name for name in _SHADES if name not in ('ink', 'card', 'page')] # paint's tokens have their own ground
+
+def _in_styles(text):
+    "Colours in the style of elements as variables; what a person or a model wrote is left as it is."
+    return re.sub(r'(?<=style=")[^"]*', lambda style: _vary(style[0], _INKS), text)
+
 def web_page(
     title:str,
     sub:str,          # below the title, soft
@@ -280,4 +343,5 @@ def web_page(
     head = Head(Meta(charset='utf-8'), phone, Title(title), Style(Safe(_css())))
     top = Header(H1(title), P(sub, cls='soft') if sub else '', Div(*map(P, said), cls='head'))
     body = Main(top, *[s for s in sections if s is not None], Footer(P(made)))
-    return to_xml(Html(head, Body(body, cls='vp'), lang='en'), indent=False)
+    shown = to_xml(Body(body, cls='vp'), indent=False)
+    return to_xml(Html(head, Safe(_in_styles(shown)), lang='en'), indent=False)

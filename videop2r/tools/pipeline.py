@@ -382,7 +382,8 @@ class Made:
 def _line(row): return json.dumps(row, ensure_ascii=False) + "\n"
 
 def _rejected(outcome):
-    return dict(_labels(outcome.record), step=outcome.step, reason=outcome.reason, output=outcome.text)
+    asked = dict(problem=outcome.record.problem, path=outcome.record.path)
+    return dict(_labels(outcome.record), **asked, step=outcome.step, reason=outcome.reason, output=outcome.text)
 
 @patch
 def _kept(self: _Run, made, rejected):
