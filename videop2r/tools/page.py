@@ -115,11 +115,11 @@ border-radius:6px;background:var(--ink);color:var(--card);font-size:12px;line-he
 .vp .cards tr{display:block;padding:6px 0 10px;border-bottom:1px solid var(--line)}
 .vp .cards td{display:grid;grid-template-columns:minmax(96px,38%) 1fr;gap:10px;border:0;padding:3px 0;text-align:left;white-space:normal}
 .vp .cards td::before{content:attr(data-label);color:var(--soft);font-size:12.5px}
-.vp .cards td:not([data-label])::before{content:none}.vp .cards td:not([data-label]){display:block;font-weight:600}
+.vp .cards td:not([data-label])::before{content:""}.vp .cards td:first-child{display:block;font-weight:600}.vp .cards td:first-child::before{content:none}
 .vp .group table{font-size:11px!important;width:100%}.vp .group td,.vp .group th{padding:3px 2px 3px 0!important}}
 @media print{.vp{background:#fff}.vp section{break-inside:avoid}}'''
 
-# %% ../../nbs/tools/page.ipynb #db4d7478
+# %% ../../nbs/tools/page.ipynb #276a7983
 _SHADES = { # name: light, dark
     'ink': (TEXT, '#e6e9ef'), 'soft': (_SOFT, '#a3aebd'), 'line': (_LINE, '#2f3846'),
     'faint': (FAINT, '#252d3a'), 'page': ('#f6f7f9', '#0f141b'), 'card': ('#fff', '#181f29'),
@@ -131,6 +131,7 @@ _SHADES = { # name: light, dark
 def _vary(text, names=_SHADES):
     "Colours of the light page as variables."
     by_light = {_SHADES[name][0].lower(): name for name in names}
+    if 'card' in names: by_light['#ffffff'] = 'card'
     def variable(found):
         name = by_light.get(found[0].lower())
         return f'var(--{name})' if name else found[0]
@@ -212,7 +213,7 @@ def interval_bar(mean:float, low:float, high:float, colour:str):
     span = I(cls='span', style=f'left:{at(low)}%;width:{100*width:.1f}%;background:{colour}')
     return Div(span, dot, cls='thin')
 
-# %% ../../nbs/tools/page.ipynb #bc5ce6c2
+# %% ../../nbs/tools/page.ipynb #6eaa3d43
 _PLAYS = dict(mp4='video/mp4', webm='video/webm', webp='image/webp', gif='image/gif', png='image/png', jpg='image/jpeg', jpeg='image/jpeg')
 _HELD = re.compile(r'data:(video|image)/(mp4|webm|webp|gif|png|jpeg);base64,[A-Za-z0-9+/=]+')
 

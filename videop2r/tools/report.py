@@ -83,7 +83,7 @@ def headline(report:dict) -> list:
     else: said = [_compared(report, measure) for measure in _MEASURES]
     return [s for s in said + [_moved(report)] if s]
 
-# %% ../../nbs/tools/report.ipynb #533eb8ca
+# %% ../../nbs/tools/report.ipynb #e66fec0c
 _AGAINST = dict(compare='GRPO', compare_sft='SFT') # key of the report -> whom PA-GRPO is held against
 
 def _gaps(report):
@@ -104,11 +104,12 @@ def _draw_gaps(ax, gaps):
         ax.plot([middle], [at], 'o', color=ARM_INK['pagrpo'], markerfacecolor=inside, markersize=7)
         ax.text(middle, at - .16, signed(middle, 1), ha='center', va='top', fontsize=8)
     for at, name in enumerate(reversed(gaps)):
-        ax.text(0, at + .2, name, transform=ax.get_yaxis_transform(), fontsize=8.5, va='bottom')
+        ground = dict(facecolor='#ffffff', edgecolor='none', pad=1)
+        ax.text(0, at + .2, name, transform=ax.get_yaxis_transform(), fontsize=8.5, va='bottom', bbox=ground)
     ax.set(yticks=[], ylim=(-.55, len(gaps) - .35))
     ax.set_xlabel('difference in percentage points, 95% interval')
 
-# %% ../../nbs/tools/report.ipynb #62746804
+# %% ../../nbs/tools/report.ipynb #144a8ba1
 def _gaps_chart(report):
     "A forest plot of the paired differences; None where there is none"
     gaps = _gaps(report)
@@ -123,7 +124,7 @@ def _gaps_section(report):
             'a hollow dot: the interval touches zero, nothing is shown.')
     return section('What PA-GRPO changed', _gaps_chart(report), note=note)
 
-# %% ../../nbs/tools/report.ipynb #e6490b9c
+# %% ../../nbs/tools/report.ipynb #ec222dfa
 def _steps_back(report):
     "(points lost, sentence) of every pair of arms that stand against the expected order"
     for group, where in dict(table='', control=' on the control group').items():
@@ -234,7 +235,7 @@ def _yield_section(report):
         records, kept = found.get('records'), found.get('kept')
         share = kept/records if records else None
         rows.append([kind, decimal(records, 0), decimal(kept, 0), percent(share)])
-    kinds = table(['type', 'questions', 'kept', ''], rows, numeric=(1, 2, 3)) if rows else None
+    kinds = table(['type', 'questions', 'kept', 'share'], rows, numeric=(1, 2, 3)) if rows else None
     note = ('What is left after each step. '
             'The last bar is the reference: 260K questions to 162,062 traces.')
     return section('From questions to training traces', *_yield_bars(report), kinds, note=note)
@@ -331,7 +332,7 @@ def _dynamics_section(report):
     note = 'The parts of the rewards, lengths in tokens, and the health of the update.'
     return _rl_section(report, 'Training dynamics', _DYNAMICS, note, small=True)
 
-# %% ../../nbs/tools/report.ipynb #9aac7fe5
+# %% ../../nbs/tools/report.ipynb #0623eaed
 def _groups(report):
     "Every group that the report holds, the one whose processes part most first"
     found = [each for each in report.get('examples') or [] if each.get('rollouts')]
@@ -349,7 +350,7 @@ def _group(example):
     html = re.sub(r'<span title="', '<span class="token" tabindex="0" title="', html)
     return Div(moving(example.get('clip'), 'The clip that the question asks about'), Safe(html), cls='group')
 
-# %% ../../nbs/tools/report.ipynb #84063233
+# %% ../../nbs/tools/report.ipynb #10902e0c
 _CHOICES = dict(arm='Arm', step='Step', group='Group')
 
 def _numbered(groups):
@@ -380,7 +381,7 @@ def _picker(rows):
         panels.append(Div(_group(each), cls=f'panel panel-{n}'))
     return Div(Style(Safe(''.join(rules))), *[f for *_, f in fields if f is not None], *panels, cls='pick')
 
-# %% ../../nbs/tools/report.ipynb #7a41c6c4
+# %% ../../nbs/tools/report.ipynb #d9633f2d
 class _Groups:
     "A picker on a page; in a notebook, which keeps no rules, its first group"
     def __init__(self, groups): self.groups = groups
@@ -449,7 +450,7 @@ def _cost_section(report):
     note = f'Seconds and peak memory of each stage; {decimal(sum(seconds), 0)} s in all.'
     return section('Time and memory', *bars, split, note=note)
 
-# %% ../../nbs/tools/report.ipynb #bba1fa24
+# %% ../../nbs/tools/report.ipynb #52dfe9bd
 def cost_of(report:dict) -> dict: # minutes and gb
     "Wall-clock minutes of a demo run, and the gigabytes it held at most; `ValueError` without stages"
     stages = {stage['name']: stage for stage in report.get('stages') or []}
