@@ -361,7 +361,7 @@ def _manifest_section(figures):
 # %% ../../nbs/tools/funnel.ipynb #d4bd6930
 def _render(figures, pictures, why, look=None):
     parts = [
-        _funnel_section(figures), look, _split_section(figures, "by_type", "By type of question", "type"),
+        look, _funnel_section(figures), _split_section(figures, "by_type", "By type of question", "type"),
         _split_section(figures, "by_source", "By source", "source"), _table3_section(figures),
         _lengths_section(figures), _texts_section(pictures, why), _rejects_section(figures),
         _cost_section(figures), _manifest_section(figures)]

@@ -100,6 +100,7 @@ _RULES |= {
 _CARD = (f'color:{TEXT};background:#f6f7f9;font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,'
         '"Helvetica Neue",Arial,sans-serif;font-variant-numeric:tabular-nums')
 
+# %% ../../nbs/tools/page.ipynb #85bcfd0a
 _SHEET = '''body{margin:0;background:var(--page)}.vp{padding:1px}.vp *{box-sizing:border-box}
 .vp main{max-width:1120px;margin:0 auto;padding:32px 20px 48px}
 .vp svg{display:block;width:100%;height:auto;max-width:560px}.vp svg *{stroke-linejoin:round}
@@ -109,15 +110,16 @@ _SHEET = '''body{margin:0;background:var(--page)}.vp{padding:1px}.vp *{box-sizin
 border-radius:6px;background:var(--ink);color:var(--card);font-size:12px;line-height:1.5;white-space:nowrap}
 .vp fieldset{border:0;padding:0;margin:4px 0 8px}.vp legend{font-size:13px;color:var(--soft)}
 .vp fieldset label{display:inline-flex;gap:6px;align-items:center;margin-right:14px;cursor:pointer;padding:4px 0}
-@media(max-width:600px){.vp main{padding:18px 10px}.vp section{padding:14px 12px}
+@media print{.vp{background:#fff}.vp section{break-inside:avoid}}'''
+
+_NARROW = '''@media(max-width:600px){.vp main{padding:18px 10px}.vp section{padding:14px 12px}
 .vp h1{font-size:24px}.vp .head{font-size:16px}.vp .row{grid-template-columns:80px 1fr 116px;gap:8px;font-size:13px}
 .vp .cards thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .vp .cards tr{display:block;padding:6px 0 10px;border-bottom:1px solid var(--line)}
 .vp .cards td{display:grid;grid-template-columns:minmax(96px,38%) 1fr;gap:10px;border:0;padding:3px 0;text-align:left;white-space:normal}
 .vp .cards td::before{content:attr(data-label);color:var(--soft);font-size:12.5px}
 .vp .cards td:not([data-label])::before{content:""}.vp .cards td:first-child{display:block;font-weight:600}.vp .cards td:first-child::before{content:none}
-.vp .group table{font-size:11px!important;width:100%}.vp .group td,.vp .group th{padding:3px 2px 3px 0!important}}
-@media print{.vp{background:#fff}.vp section{break-inside:avoid}}'''
+.vp .group table{font-size:11px!important;width:100%}.vp .group td,.vp .group th{padding:3px 2px 3px 0!important}}'''
 
 # %% ../../nbs/tools/page.ipynb #276a7983
 _SHADES = { # name: light, dark
@@ -143,7 +145,7 @@ def _css():
     scheme = (f':root{{color-scheme:light dark;{light}}}'
               f'@media(prefers-color-scheme:dark){{:root{{{dark}}}}}')
     rules = [f'.vp {place}{{{rule}}}' for place, rule in _RULES.items()]
-    return '\n'.join([scheme, _vary('\n'.join([f'.vp{{{_CARD}}}', *rules])), _SHEET])
+    return '\n'.join([scheme, _vary('\n'.join([f'.vp{{{_CARD}}}', *rules])), _SHEET, _NARROW])
 
 # %% ../../nbs/tools/page.ipynb #5c07cc27
 def _styled(part):
