@@ -35,7 +35,7 @@ def main(folder, family, tokenizer, cases, out):
     sys.modules["torchvision._meta_registrations"] = types.ModuleType("torchvision._meta_registrations") # they need torchvision's own build of torch
     import numpy as np
     from transformers import AutoProcessor, AutoTokenizer
-    processor = AutoProcessor.from_pretrained(tokenizer) if family == "saved" else dict(qwen2_5_vl=qwen2_5, qwen3_vl=qwen3)[family](AutoTokenizer.from_pretrained(tokenizer))
+    processor = AutoProcessor.from_pretrained(tokenizer) if family == "saved" else dict(qwen2_5_vl=qwen2_5, qwen3_vl=qwen3, qwen3_5=qwen3)[family](AutoTokenizer.from_pretrained(tokenizer))
     made = {}
     for name, rows in json.load(open(cases)).items():
         for k, v in one(processor, rows).items(): made[f"{name} {k}"] = np.asarray(v)

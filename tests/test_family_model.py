@@ -1,5 +1,5 @@
 """Our batches and passes against the families' own processors, forward and generate, for both families; and what is refused at the door."""
-import json, subprocess, sys
+import inspect, json, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -77,7 +77,8 @@ def test_our_batch_is_the_processors(ready, stock, theirs, name):
     get, want = answer(stock, theirs, name, **published(policy, batch))
     assert (batch.ids == get["input_ids"])[batch.mask].all() and (batch.mask == get["attention_mask"].bool()).all()
     with torch.no_grad(): got = policy.head(policy.states(replace(batch, prompt=1))) # all states but the last
-    assert (got - want[:, :-1])[batch.mask[:, :-1]].abs().max() < 1e-5 * want.abs().max()
+    near = 4e-5 if coder.family.model_type == "qwen3_5" else 1e-5 # the class is as far from itself in double precision: 3e-4 of 14
+    assert (got - want[:, :-1])[batch.mask[:, :-1]].abs().max() < near * want.abs().max()
 
 
 def responses(coder, p, g, seed=0):
@@ -99,8 +100,17 @@ def plain_gradient(model, coder, examples, ids, mask, g, weight):
     (lp * weight).sum().backward()
     return lp.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
+@pytest.fixture
+def wide(monkeypatch):
+    "The delta rule of transformers computes in single precision whatever the model's: here in double, as the rest of the test."
+    from transformers.models.qwen3_5 import modeling_qwen3_5 as module
+    class Wide:
+        float32 = torch.float64
+        def __getattr__(self, name): return getattr(torch, name)
+    for rule in (module.torch_chunk_gated_delta_rule, module.torch_recurrent_gated_delta_rule): monkeypatch.setitem(inspect.unwrap(rule).__globals__, "torch", Wide())
+
 @pytest.mark.parametrize("name,g,rows,recompute", [("video", 3, 2, "nothing"), ("image", 2, None, "all"), ("mixed", 3, None, "prompt"), ("videos", 2, 1, "all")])
-def test_the_shared_prompt_equals_the_plain_way(folder, ready, name, g, rows, recompute):
+def test_the_shared_prompt_equals_the_plain_way(folder, ready, wide, name, g, rows, recompute):
     coder, model = ready[0], add_lora(load(folder), ready[0].family, rank=4).double() # single precision leaves 1e-5, more or less by machine
     for n, p in model.named_parameters(): torch.nn.init.normal_(p, std=.1) if "lora_B" in n else None
     examples = [example(coder, i, r) for i, r in enumerate(ROWS[name])]
@@ -161,7 +171,8 @@ def test_adapters_are_where_they_should_be(folder, ready, vision):
     model = add_lora(load(folder), ready[0].family, rank=2, vision=vision)
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
     assert trained and all("lora_" in n for n in trained) and any("visual" in n for n in trained) == vision
-    assert sum("language_model" in n for n in trained) == 2 * 7 * 3 # two matrices at seven linears of three layers
+    each = [7, 7, 7] if ready[0].family.model_type != "qwen3_5" else [6, 6, 7] # linears of the layers; two matrices at each
+    assert sum("language_model" in n for n in trained) == 2 * sum(each)
     if not vision: return
     batch = batch_of(ready[0], "video", "yes")
     (-Policy(model, ready[0]).logprobs(batch).sum()).backward()
@@ -248,7 +259,7 @@ def test_checkpointing_changes_no_gradient(folder, ready):
 def test_four_bits_with_products_in_bfloat16(folder, ready):
     model = load(folder, nf4=True, dtype=torch.bfloat16, device="cpu")
     kinds = {n: (type(m).__name__, m.weight.quant_state.nested, m.compute_dtype) for n, m in model.named_modules() if hasattr(m, "compute_dtype") and hasattr(m.weight, "quant_state")}
-    assert len(kinds) == 7 * 3 and all("language_model" in n for n in kinds) and set(kinds.values()) == {("Linear4bit", True, torch.bfloat16)}
+    assert len(kinds) == (7 * 3 if ready[0].family.model_type != "qwen3_5" else 8 + 8 + 7) and all("language_model" in n for n in kinds) and set(kinds.values()) == {("Linear4bit", True, torch.bfloat16)}
     grad = gradient(add_lora(model, ready[0].family, rank=4), ready[0])
     assert grad.isfinite().all() and grad.norm() > 0
 
@@ -257,6 +268,7 @@ def test_four_bits_with_products_in_bfloat16(folder, ready):
 def test_an_adapter_of_another_base(folder, ready, tmp_path, other, said):
     _, adapter = trained(folder, ready[0], tmp_path)
     base = load(make(tmp_path / "other", ready[0].family.model_type, **other))
+    if ready[0].family.model_type == "qwen3_5" and "layers" in other: said = "which the base has not" # its third layer is of another kind there
     with pytest.raises(ValueError, match=said) as e: load_adapter(base, adapter, "policy")
     assert str(folder) in str(e.value) and str(tmp_path / "other") in str(e.value)
 
@@ -277,7 +289,7 @@ def test_folders_that_hold_no_checkpoint(folder, tmp_path):
     told = json.loads((folder / "config.json").read_text())
     (tmp_path / "m" / "config.json").write_text(json.dumps(dict(told, model_type="llama")))
     for f in (load, Coder.load):
-        with pytest.raises(ValueError, match="'llama'.*qwen2_5_vl, qwen3_vl.*add_a_family"): f(tmp_path / "m")
+        with pytest.raises(ValueError, match="'llama'.*qwen2_5_vl, qwen3_vl, qwen3_5.*add_a_family"): f(tmp_path / "m")
     for f in (load, lambda x: load_adapter(load(folder), x, "policy")):
         with pytest.raises(ValueError, match="no such folder"): f(tmp_path / "nowhere")
 

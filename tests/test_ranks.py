@@ -1,5 +1,5 @@
-"Two processes by command, as a launcher starts them, against one: SFT and RL, odd counts and a clip that cannot be read."
-import json, os, shutil, socket, subprocess, sys
+"Two processes by command, as a launcher starts them, against one: SFT and RL, odd counts and a clip that cannot be read; and processes that fail, are killed, or never come."
+import json, os, random, shutil, signal, socket, subprocess, sys
 from pathlib import Path
 import pytest
 from safetensors.torch import load_file
@@ -61,4 +61,47 @@ def check_same_run(two, one, names):
 def test_a_command_in_two_processes_is_the_command_in_one(media, tmp_path, by, command, more, names):
     bad = lines(media / "records.jsonl")[2]["problem_id"]
     (tmp_path / "names.jsonl").write_text(json.dumps(bad))
-    check_same_run(*both_ways(media, tmp_path, by, command, *more), names)
+    two, one = both_ways(media, tmp_path, by, command, *more)
+    check_same_run(two, one, names)
+    if command == "sft": return
+    for folder in (two, one): # what two have begun one goes on with
+        assert main([*map(str, [command, "--records", media / "records.jsonl", "--media", media, *COMMON, *more, "--steps", 3, "--resume", "--out", folder])]) == 0
+    assert len(lines(two / "metrics.jsonl")) == 3
+    check_same_run(two, one, names)
+
+def together(n, kind, out, rank, step, where, how, patience=120):
+    "n processes without a launcher, one of which fails: (exit code, what it said) of each."
+    port = free_port()
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n),
+           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "VIDEOP2R_PATIENCE": str(patience), "ACCELERATE_USE_CPU": "true", "HOME": str(out)}
+    command = [sys.executable, str(ROOT / "tests/rank_child.py"), kind, str(out / "run"), str(rank), str(step), where, how]
+    alive = [subprocess.Popen(command, env=dict(env, RANK=str(i), LOCAL_RANK=str(i)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for i in range(n)]
+    try: return [(each.communicate(timeout=500)[1], each.returncode)[::-1] for each in alive]
+    finally:
+        for each in alive: each.kill()
+
+def check_end(out, n, kind, rank, step, where, how, patience=120):
+    "All end, each names process, step and cause, and finished steps are kept."
+    ends = together(n, kind, out, rank, step, where, how, patience)
+    others = [end for i, end in enumerate(ends) if i != rank]
+    assert all(code for code, _ in ends), ends
+    if how in ("raise", "memory"):
+        assert all(f"process {rank + 1}, step {step}: " in said and "made by the test" in said for _, said in ends), ends
+    if how == "kill":
+        assert ends[rank][0] == -signal.SIGKILL and all(f"step {step}" in said and "another process is gone" in said for _, said in others), others
+    rows = lines(out / "run/metrics.jsonl") if (out / "run/metrics.jsonl").exists() else []
+    assert [row["step"] for row in rows][:step] == list(range(step)) and len(rows) <= step + 1
+    if step: assert (out / "run/checkpoint.pt").is_file()
+
+@pytest.mark.parametrize("n, kind, rank, step, where, how", [(2, "rl", 1, 1, "gradient", "memory"), (3, "sft", 2, 1, "read", "kill")])
+def test_a_fault_of_one_ends_all_by_name(tmp_path, n, kind, rank, step, where, how): check_end(tmp_path, n, kind, rank, step, where, how)
+
+@pytest.mark.skipif(not os.environ.get("VIDEOP2R_STORM"), reason="long: make storm")
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("seed", range(10))
+def test_a_fault_at_any_moment_ends_all_by_name(tmp_path, n, seed):
+    draw = random.Random(seed * 10 + n)
+    kind, how = draw.choice(["rl", "sft"]), draw.choice(["raise", "memory", "kill", "kill"])
+    where = draw.choice(["read", "sample", "judge", "gradient", "write"] if kind == "rl" else ["read", "gradient", "write"])
+    if where == "judge" and how == "memory": how = "raise" # a judge's own fault of memory is a missing verdict
+    check_end(tmp_path, n, kind, draw.randrange(n), draw.randrange(3), where, how)

@@ -1,11 +1,15 @@
 """What lies beside saved weights for the engines that serve them: the families' own processors, loaded from the folder alone, make our prompts and our pixels."""
-import json, subprocess, sys
+import json, shutil, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
 from family_pixels import frames
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 from videop2r.families import FAMILIES
-from videop2r.model import merge_adapter, tiny_config
+from videop2r.model import Policy, merge_adapter, tiny_config
+import videop2r.sampling # gives a Policy its `sample`
+from videop2r.tools.cli import main
 from videop2r.tokens import Coder, collate, encode, train_tokenizer
 from videop2r.video import Clip, prepare
 from test_family_model import trained
@@ -89,6 +93,52 @@ def test_a_merged_checkpoint_has_them_too(tmp_path, model_type):
     _, adapter = trained(base, Coder.load(base), tmp_path)
     merge_adapter(base, adapter, tmp_path / "whole")
     assert all((tmp_path / "whole" / name).is_file() for name in FILES) and Coder.load(tmp_path / "whole").family == Coder.load(base).family
+
+def test_merge_by_command_reads_the_base_and_says_what_four_bits_mean(tmp_path, capsys):
+    base = made(tmp_path / "m", "qwen2_5_vl")
+    _, adapter = trained(base, coder := Coder.load(base), tmp_path)
+    want = sampled(base, adapter)
+    assert main(["merge", str(adapter), "--out", str(tmp_path / "whole")]) == 0
+    assert "Where it learned over a base in four bits" in capsys.readouterr().out
+    assert sampled(tmp_path / "whole") == want != sampled(base)
+    (tmp_path / "settings.json").write_text(json.dumps(dict(settings=dict(nf4=False), changes=[])))
+    assert main(["merge", str(adapter), "--out", str(tmp_path / "again"), "--model", str(base)]) == 0 and "four bits" not in capsys.readouterr().out
+
+def sampled(folder, adapter=None):
+    policy = Policy.load(folder, adapter=adapter)
+    return policy.sample([example(policy.coder, "video", (N, 60, 60), 2.)], limit=12, temperature=0).rows()
+
+def test_merge_refuses_another_base_and_four_bits_by_name(tmp_path, capsys):
+    base = made(tmp_path / "m", "qwen2_5_vl")
+    _, adapter = trained(base, Coder.load(base), tmp_path)
+    other = shutil.copytree(base, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    save_file({k: v + 1e-3 for k, v in weights.items()}, other / "model.safetensors", dict(format="pt"))
+    def refused(model, *said):
+        assert main(["merge", str(adapter), "--out", str(tmp_path / "whole"), "--model", str(model)]) == 1
+        heard = capsys.readouterr().err
+        assert all(str(word) in heard for word in said) and not (tmp_path / "whole").exists(), heard
+    refused(other, adapter, f"was made for {base}, and {other} holds other weights")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(dict(config, quantization_config=dict(load_in_4bit=True))))
+    refused(base, "its weights are quantised", "give the checkpoint that they were made from")
+    refused(adapter, "is an adapter, made for") # an adapter in the checkpoint's place
+    with pytest.raises(ValueError, match="is a whole checkpoint and no adapter"): merge_adapter(base, other, tmp_path / "whole")
+
+def test_an_adapter_in_a_checkpoints_place_is_told_as_what_it_is(tmp_path, capsys):
+    base = made(tmp_path / "m", "qwen2_5_vl")
+    _, adapter = trained(base, Coder.load(base), tmp_path)
+    picture = tmp_path / "a.png"
+    Image.fromarray(frames(1, 60, 60)[0]).save(picture)
+    asked = ["ask", str(base), str(picture), QUESTION, "--limit", "8"]
+    said = []
+    for more in ([], ["--adapter", str(adapter)]):
+        assert main(asked + more) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] != said[1]
+    for place, word in ((adapter, f"is an adapter, made for {base}"), (tmp_path / "run", "is a run's folder; its adapter is")):
+        if place != adapter: shutil.copytree(adapter, place / "last")
+        assert main(["ask", str(place), *asked[2:]]) == 1 and word in capsys.readouterr().err
 
 @pytest.mark.parametrize("name", ["base", "teacher"])
 def test_the_embedded_checkpoints_have_what_is_saved_today(tmp_path, name):

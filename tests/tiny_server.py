@@ -14,17 +14,26 @@ from videop2r.engine.scenes import FPS, FRAMES
 
 def from_uri(url): return base64.b64decode(url.split(",", 1)[1])
 
+def pictures_of(url): return [np.asarray(Image.open(io.BytesIO(base64.b64decode(part))).convert("RGB")) for part in url.split(",", 1)[1].split(",")]
+
+def exact(url, told):
+    "The frames of a request, at the rate that it tells; as a vLLM, one a second where it tells none."
+    frames, rate = np.stack(pictures_of(url)), (told or {}).get("fps", 1.)
+    return Clip(frames, rate, timestamps=[i / rate for i in (told or {}).get("frames_indices", range(len(frames)))])
+
 def as_clip(frames):
     "Pictures as a clip of the synthetic world, whose rate is known; one alone as an image."
     if len(frames) == 1: return Clip(frames[0][None], 1., [0], [0.], "request", "image")
     times = [i / FPS for i in sample_indices(FRAMES, len(frames))]
     return Clip(np.stack(frames), sampled_fps(times, FPS), list(range(len(frames))), times, "request")
 
-def read_content(content, n_frames=8):
-    "(text, clip or None) of one turn's content."
+def read_content(content, n_frames=8, told=None):
+    "(text, clip or None) of one turn's content; `told` of its video."
     if isinstance(content, str): return content, None
     text = "\n".join(p["text"] for p in content if p["type"] == "text")
     frames = [np.asarray(Image.open(io.BytesIO(from_uri(p["image_url"]["url"]))).convert("RGB")) for p in content if p["type"] == "image_url"]
+    films = [p["video_url"]["url"] for p in content if p["type"] == "video_url" and p["video_url"]["url"].startswith("data:video/jpeg")]
+    if films: return text, exact(films[0], told)
     files = [from_uri(p["video_url"]["url"]) for p in content if p["type"] == "video_url"]
     if not files: return text, as_clip(frames) if frames else None
     with tempfile.NamedTemporaryFile(suffix=".mp4") as f:
@@ -37,7 +46,7 @@ class Tiny:
     def __init__(self, folder): self.policy, self.turn = Policy.load(folder), threading.Lock()
 
     def __call__(self, body):
-        text, clip = read_content(body["messages"][-1]["content"])
+        text, clip = read_content(body["messages"][-1]["content"], told=body.get("media_io_kwargs", {}).get("video"))
         prompt = encode(self.policy.coder, text, None if clip is None else prepare(clip, self.policy.coder.family), name="request")
         with self.turn: found = self.policy.sample([prompt], limit=body.get("max_tokens") or 64, temperature=body.get("temperature", 0.))
         return found.texts[0], bool(found.truncated[0]), len(prompt.prompt), len(found.rows()[0])

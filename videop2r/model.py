@@ -19,12 +19,14 @@ from fastcore.basics import patch
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import logging as transformers_logging
 from transformers import (
-    AttentionInterface, AutoModelForImageTextToText, BitsAndBytesConfig, Qwen2_5_VLConfig, Qwen3VLConfig)
+    AttentionInterface, AutoModelForImageTextToText, BitsAndBytesConfig, Qwen2_5_VLConfig, Qwen3_5Config,
+    Qwen3VLConfig)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from .engine.checkpoints import (
-    check_adapter, check_attention, check_loaded, check_source, commit_of, faults_of, local_adapter,
-    on_hub, source_of, warn_of_half)
+    check_adapter, check_attention, check_loaded, check_merge, check_source, commit_of, faults_of,
+    local_adapter, on_hub, source_of, warn_of_half)
 from .engine.files import replacing_folder
+from .engine.runs import fingerprint
 from .families import TOWER_PATCHES, Family
 from .tokens import Batch, Coder, n_visual
 
@@ -407,18 +409,25 @@ def using(self: Policy, name):
 # %% ../nbs/2_seeing/6_model.ipynb #a23cf75a
 def _rope(*sections): return dict(rope_type="default", rope_theta=1e4, mrope_section=list(sections))
 
-def _tiny_qwen2_5(hidden, vision, depth):
+def _tiny_qwen2_5(hidden, vision, depth, layers):
     text = dict(rope_parameters=_rope(4, 6, 6))
     full = list(range(depth)) # layers of the tower that attend everywhere
     return Qwen2_5_VLConfig, text, dict(intermediate_size=vision * 2, fullatt_block_indexes=full, tokens_per_second=2)
 
-def _tiny_qwen3(hidden, vision, depth):
+def _tiny_qwen3(hidden, vision, depth, layers):
     text = dict(head_dim=32, rope_parameters=_rope(6, 5, 5))
     deep = list(range(depth - 1))
     tower = dict(num_position_embeddings=256, deepstack_visual_indexes=deep)
     return Qwen3VLConfig, text, dict(tower, intermediate_size=vision * 2)
 
-TINY = dict(qwen2_5_vl=_tiny_qwen2_5, qwen3_vl=_tiny_qwen3)
+def _tiny_qwen3_5(hidden, vision, depth, layers):
+    rope = dict(_rope(3, 3, 2), partial_rotary_factor=.25, mrope_interleaved=True)
+    heads = dict(linear_num_key_heads=hidden // 64, linear_num_value_heads=hidden // 32)
+    widths = dict(head_dim=64, linear_key_head_dim=32, linear_value_head_dim=32)
+    text = dict(heads, **widths, rope_parameters=rope, full_attention_interval=min(4, layers))
+    return Qwen3_5Config, text, dict(num_position_embeddings=256, intermediate_size=vision * 2)
+
+TINY = dict(qwen2_5_vl=_tiny_qwen2_5, qwen3_vl=_tiny_qwen3, qwen3_5=_tiny_qwen3_5)
 
 # %% ../nbs/2_seeing/6_model.ipynb #66744184
 def token_ids(coder):
@@ -436,7 +445,7 @@ def tiny_config(
 ):
     "The architecture of the coder's family, small."
     vocab = -(-len(coder.tokenizer) // 64) * 64
-    kind, text, tower = TINY[coder.family.model_type](hidden, vision, depth)
+    kind, text, tower = TINY[coder.family.model_type](hidden, vision, depth, layers)
     heads = dict(num_attention_heads=hidden // 32, num_key_value_heads=hidden // 64)
     text = dict(vocab_size=vocab, hidden_size=hidden, intermediate_size=hidden * 3, num_hidden_layers=layers,
                 max_position_embeddings=4096, bos_token_id=None, eos_token_id=coder.eos, pad_token_id=coder.pad,
@@ -450,12 +459,15 @@ def merge_adapter(
     adapter,      # folder or hub name of the adapter
     out,          # folder to write
     dtype=None,   # as in `load`
+    frames: int = 16, # as in `Coder.save`
 ):
-    "Write base and adapter as one checkpoint, whole or not at all; `ValueError` where `out` holds files."
+    """Write base and adapter as one checkpoint, whole or not at all; `ValueError` where `out` holds
+    files, the base is in four bits, or the adapter was made for another."""
     out = Path(out)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out}: holds files already; give another folder")
+    check_merge(base, adapter, fingerprint)
     merged = load_adapter(load(base, dtype=dtype), adapter, "policy").merge_and_unload()
     with replacing_folder(out) as part:
         merged.save_pretrained(str(part))
-        Coder.load(base).save(part)
+        Coder.load(base).save(part, frames)

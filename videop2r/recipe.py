@@ -119,9 +119,10 @@ class RL:
     save_every: int = 10          # steps between checkpoints
     max_drift: float = .05        # nats a token between sampling's and update's log-probabilities
     give_up: int = 3              # steps in a row without a verdict, or not applied: stop
+    cap: float = None             # of importance ratios where a server samples; None uses none
     trackers: tuple = ()          # names that accelerate knows, such as "tensorboard"
 
     def __post_init__(self):
         counts = "steps prompts limit slices micro rows save_every give_up"
         rates = "temperature top_p lr max_norm patience"
-        check_numbers(self, counts, rates, "warmup clip clip_high beta refill workers max_drift")
+        check_numbers(self, counts, rates, "warmup clip clip_high beta refill workers max_drift cap")

@@ -39,6 +39,7 @@ class Rollout:
     texts: list
     truncated: torch.Tensor       # (b,)
     extra: torch.Tensor = None    # (b,) T-GRPO's reward
+    engine: torch.Tensor = None   # (b, t) log-probabilities by the server that sampled, if one did
     ref: torch.Tensor = None      # (b, t)
     verdicts: list = None         # None where the observation is malformed
     table: RewardTable = None     # columns (b, k)
@@ -59,18 +60,21 @@ def _masks(rows, width, coder, recipe):
         masks = without_tags(masks, [[coder.bytes[i] for i in row] for row in rows])
     return settle(masks, recipe.owner)
 
+# %% ../nbs/3_training/5_rollout.ipynb #eeebe049
 @torch.no_grad()
 def sample_slice(
-    policy: Policy, records, prompts, features, g: int, recipe: Recipe, generator, **how
+    policy: Policy, records, prompts, features, g: int, recipe: Recipe, generator, engine=None, **how
 ) -> Rollout:
-    "Responses to some prompts, and their masks; `how` as in `Policy.sample`."
-    found = policy.sample(prompts, g, features=features, generator=generator, **how)
+    "Responses to some prompts, and their masks; `how` as in `Policy.sample`; `engine` samples in its place."
+    given, theirs = dict(how, features=features, generator=generator), None
+    if engine is None: found = policy.sample(prompts, g, **given)
+    else: found, theirs = engine.sample(policy, prompts, g, **given)
     extra = None
     if recipe.shuffled:
         extra = _bonus(policy, records, prompts, found.texts, g, recipe, generator, how)
     masks = _masks(found.rows(), found.ids.shape[1], policy.coder, recipe)
     kept = (found.ids, found.mask, masks, found.logprobs, found.texts, found.truncated)
-    return Rollout(records, g, *kept, extra)
+    return Rollout(records, g, *kept, extra, theirs)
 
 # %% ../nbs/3_training/5_rollout.ipynb #09e1a5f6
 def _owners(rollout): return [record for record in rollout.records for _ in range(rollout.g)]
@@ -234,7 +238,7 @@ def collect(
     generator=None,             # torch generator, or a list with one for each prompt
     reference: str = "reference", # adapter's name; 'base' for the bare base; None reads none
     slices: int = None, micro: int = None, rows: int = None, # prompts sampled at once; as in `read_reference`
-    workers: int = 0, patience: float = 600., # as in `Asking`
+    workers: int = 0, patience: float = 600., engine=None, # as in `Asking`; a server that samples
 ) -> Rollout:
     "Sample, judge, credit, and read the reference; `ValueError` for a group of one."
     if g < 2:
@@ -242,7 +246,7 @@ def collect(
         raise ValueError(f"{what}: set g to at least 2")
     asking, parts, size = Asking(judge, workers, patience), [], slices or len(prompts)
     seconds = dict(sampling=0., judge=0., reference=0.)
-    how = dict(limit=limit, temperature=temperature, top_p=top_p)
+    how = dict(limit=limit, temperature=temperature, top_p=top_p, engine=engine)
     for start in range(0, len(prompts), size):
         own = generator[start:start + size] if isinstance(generator, list) else generator
         part = [each[start:start + size] for each in (records, prompts, features)]

@@ -142,12 +142,16 @@ def ask(
     frames: int = 8,
     reading: dict = {},  # of the `Reader`: sampler, cache, seconds
     attention=None,      # of the model, as in `load`
+    adapter=None,        # folder or hub name of an adapter on the checkpoint
+    prompt=None,         # the instruction around the question; none unless given
     **settings,          # as in `sample`; greedy unless said
 ) -> str:
     "Ask a checkpoint about one file."
-    policy, path = Policy.load(folder, attention=attention), Path(path).resolve()
+    policy = Policy.load(folder, attention=attention, adapter=adapter)
+    path = Path(path).resolve()
     kind = "image" if picture_form(head_of(path)) else "video"
     record = Record(problem_id=path.name, path=path.name, data_type=kind, problem=question)
     visual = Reader(path.parent, frames, **reading).visual(record, policy.family)
-    prompt = encode(policy.coder, question, visual, name=path.name)
-    return policy.sample([prompt], **{"temperature": 0, **settings}).texts[0]
+    words = prompt.render(record) if prompt else question
+    asked = encode(policy.coder, words, visual, name=path.name)
+    return policy.sample([asked], **{"temperature": 0, **settings}).texts[0]

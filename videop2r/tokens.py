@@ -128,7 +128,8 @@ def _in_time(write, seconds=10):
 def _template_turn(tokenizer):
     words = "[the user's words]"
     asked = [dict(role="user", content=words)]
-    text = _in_time(lambda: tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+    how = dict(tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    text = _in_time(lambda: tokenizer.apply_chat_template(asked, **how))
     if text.count(words) == 1: return _without_thought(*text.split(words))
     raise ValueError(f"the tokenizer's chat template writes the user's words {text.count(words)} times; "
                      "use the template of the checkpoint")
@@ -208,7 +209,8 @@ def _chat_template(family):
 # %% ../nbs/2_seeing/5_tokens.ipynb #0fe2247c
 _CLASSES = dict( # of transformers: processor, its images', its videos'
     qwen2_5_vl=("Qwen2_5_VLProcessor", "Qwen2VLImageProcessor", "Qwen2VLVideoProcessor"),
-    qwen3_vl=("Qwen3VLProcessor", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"))
+    qwen3_vl=("Qwen3VLProcessor", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"),
+    qwen3_5=("Qwen3VLProcessor", "Qwen2VLImageProcessor", "Qwen3VLVideoProcessor"))
 
 def _pixel_numbers(family, frames=1):
     "How `prepare` makes pixels and patches, under the names of the family's processors."
@@ -250,6 +252,7 @@ class Example:
     response: list = field(default_factory=list)  # ids, the end token included
     visual: Visual = None   # the medium, or None for text alone
     name: str = ""          # the record's id, for messages
+    words: str = ""         # the user's, for a server that tokenizes by itself
     @property
     def ids(self): return self.prompt + self.response
 
@@ -274,7 +277,7 @@ def encode(
     if visual is not None:
         medium = coder.family.medium(visual.kind, n_visual(visual.grid, coder.family), visual.times)
     ids = [] if response is None else coder.ids(response) + [coder.eos]
-    return Example(coder.ids(before + medium + text + after), ids, visual, name)
+    return Example(coder.ids(before + medium + text + after), ids, visual, name, text)
 
 # %% ../nbs/2_seeing/5_tokens.ipynb #ab7e45d6
 @dataclass

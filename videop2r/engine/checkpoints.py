@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HUB_NAME', 'PICKLES', 'ATTENTION', 'OLDER', 'ADAPTER', 'on_hub', 'source_of', 'commit_of', 'faults_of',
            'check_loaded', 'check_source', 'warn_of_half', 'check_attention', 'is_older', 'misfit', 'check_adapter',
-           'local_adapter']
+           'local_adapter', 'check_merge', 'base_named', 'four_bits']
 
 # %% ../../nbs/engine/checkpoints.ipynb #e274dd5e
 import json, logging, re, warnings
@@ -188,6 +188,8 @@ def _told_and_shapes(folder):
     "An adapter's config and the shapes of its weights; `ValueError` where a file is missing."
     from safetensors import SafetensorError, safe_open
     config, weights = (Path(folder) / name for name in ADAPTER)
+    if (Path(folder) / "config.json").is_file() and not config.is_file():
+        raise ValueError(f"{folder}: is a whole checkpoint and no adapter; give the folder of an adapter")
     for f in (config, weights):
         if f.is_file(): continue
         raise ValueError(f"{folder}: holds no {f.name}; give the folder of an adapter that PEFT saved as safetensors")
@@ -216,3 +218,40 @@ def local_adapter(folder) -> str:
     from huggingface_hub import snapshot_download
     name, revision = source_of(folder)
     return snapshot_download(name, allow_patterns=list(ADAPTER), **revision)
+
+# %% ../../nbs/engine/checkpoints.ipynb #fa317a8f
+def _own_base(told, base, fingerprint) -> bool:
+    "Whether a base is the one that an adapter names, as far as it can be told here."
+    here = Path(str(base)).is_dir()
+    if Path(told).is_dir() and here: return fingerprint(told).split()[-1] == fingerprint(base).split()[-1]
+    both_on_hub = not here and re.fullmatch(HUB_NAME, told)
+    return not both_on_hub or source_of(told)[0] == source_of(base)[0]
+
+def check_merge(base, adapter, fingerprint): # the last is called with a folder
+    "`ValueError` for a base in four bits, or another than the adapter's."
+    told = _told_and_shapes(local_adapter(adapter))[0].get("base_model_name_or_path")
+    config = Path(str(base)) / "config.json"
+    if Path(str(base)).is_dir(): family_of(base) # or it is named as what it is
+    if config.is_file() and read_object(config).get("quantization_config"):
+        raise ValueError(f"{base}: its weights are quantised, and adding to them would round the sum; "
+                         "give the checkpoint that they were made from")
+    if told and not _own_base(str(told), base, fingerprint):
+        raise ValueError(f"{adapter}: this adapter was made for {told}, and {base} holds other weights; "
+                         "give its own base")
+
+# %% ../../nbs/engine/checkpoints.ipynb #b7c8f621
+def base_named(adapter) -> str:
+    "The base that an adapter names; `ValueError` where it names none."
+    told = _told_and_shapes(local_adapter(adapter))[0].get("base_model_name_or_path")
+    if told: return told
+    raise ValueError(f"{adapter}: names no base; give the checkpoint that it was trained on with --model")
+
+def four_bits(adapter) -> str: # empty where it is known not to be so
+    "What to say of an adapter that learned over four bits, or may have."
+    beside = Path(local_adapter(adapter)).resolve().parent / "settings.json"
+    held = read_object(beside).get("settings") if beside.is_file() else {}
+    nf4 = (held or {}).get("nf4")
+    if nf4 is False: return ""
+    what = "It learned" if nf4 else "Where it learned"
+    return (f"{what} over a base in four bits, which is not the base in full weights: merged, it is not "
+            "quite the policy that was trained. Evaluate it before use.")

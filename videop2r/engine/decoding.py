@@ -10,17 +10,21 @@ import math
 import torch
 from einops import rearrange, repeat
 from fastcore.basics import patch
-from .shared import Shared, through
+from .shared import Recurrent, Shared, through
 
 # %% ../../nbs/engine/decoding.ipynb #b2e05384
-class Past:
-    "Attention of one new token of each row over its prompt and its own past."
+def _linear(keys): return keys.ndim == 3 # of a layer without attention: its convolution's state
+
+class Past(Recurrent):
+    "Attention of one new token of each row over its prompt and its own past; the state where a layer has none."
     def __init__(self, shared: Shared, m, limit, block=1): # m rows to a prompt
-        p, k, _, d = shared.keys[0].shape
-        size = p * m, k, math.ceil(limit / block) * block, d
+        size = math.ceil(limit / block) * block
+        def begun(keys, side):
+            if _linear(keys): return side.repeat_interleave(m, 0)
+            return side.new_zeros(len(side) * m, side.shape[1], size, side.shape[3])
         self.shared, self.t, self.block = shared, 0, block # t tokens are there
-        self.keys, self.values = ([x.new_zeros(size) for x in side] for side in (shared.keys, shared.values))
-        self.places = torch.arange(size[2], device=shared.last.device)
+        self.keys, self.values = (list(map(begun, shared.keys, side)) for side in (shared.keys, shared.values))
+        self.places = torch.arange(size, device=shared.last.device)
         self.at = self.places[:1].clone()
 
     @property
@@ -30,20 +34,24 @@ class Past:
         "Which places a step must not see; once for all layers."
         if self.block > 1: self.ahead = self.places[:self.seen] > self.at
 
+    def first(self, layer): return self.keys[layer], self.values[layer]
+    def last(self, layer, conv, state): self.keys[layer], self.values[layer] = conv, state
+
     def advance(self):
         self.t += 1
         self.at += 1
 
-    def __call__(self, module, q, k, v, scale):
-        i = module.layer_idx
-        self.keys[i].index_copy_(2, self.at, k)
-        self.values[i].index_copy_(2, self.at, v)
-        query = rearrange(q, "b (k r) 1 d -> b k r d", k=k.shape[1]) * scale
-        keys, values = self.keys[i][:, :, :self.seen], self.values[i][:, :, :self.seen]
-        out = self._attend(query, *self.shared.at(i), keys, values)
-        return rearrange(out, "b k r d -> b (k r) 1 d")
-
 # %% ../../nbs/engine/decoding.ipynb #81285bcb
+@patch
+def __call__(self: Past, module, q, k, v, scale):
+    i = module.layer_idx
+    self.keys[i].index_copy_(2, self.at, k)
+    self.values[i].index_copy_(2, self.at, v)
+    query = rearrange(q, "b (k r) 1 d -> b k r d", k=k.shape[1]) * scale
+    keys, values = self.keys[i][:, :, :self.seen], self.values[i][:, :, :self.seen]
+    out = self._attend(query, *self.shared.at(i), keys, values)
+    return rearrange(out, "b k r d -> b (k r) 1 d")
+
 @patch
 def _attend(self: Past, query, prompt_keys, prompt_values, keys, values):
     p, n, m = len(prompt_keys), prompt_keys.shape[2], len(query) // len(prompt_keys)
@@ -79,8 +87,9 @@ def _shrunk(block, rows, t):
 def keep(self: Past, prompts, rows):
     "Go on with some of the prompts and some of their rows."
     self.shared.keep(prompts)
+    def cut(i, side): return side[rows] if _linear(self.keys[i]) else _shrunk(side, rows, self.t)
     for side in (self.keys, self.values): # a layer at a time: no more than one block is there twice
-        for i, block in enumerate(side): side[i] = _shrunk(block, rows, self.t)
+        for i, block in enumerate(side): side[i] = cut(i, block)
 
 # %% ../../nbs/engine/decoding.ipynb #d33df8e2
 GRAPH = False # on CUDA: replay a step as a captured graph
@@ -111,7 +120,7 @@ class Tick:
         return through(self.language, x, repeat(place, "n -> a n 1", a=3), self.past)[:, -1]
 
     def __call__(self, new, place):
-        if not (GRAPH and new.is_cuda): return self._run(new, place)
+        if not (GRAPH and new.is_cuda) or any(map(_linear, self.past.keys)): return self._run(new, place)
         key = len(new), self.past.seen
         if key not in self.held: self.held = {key: Captured(self._run, new, place)}
         return self.held[key](new, place)

@@ -22,6 +22,7 @@ from .media import reader_of, sampler_key
 from .files import Journal
 from .reading import prompts_ahead, sift
 from .runs import Interrupted, RunFolder, Team, base_of, ctrl_c, digest, peak_gb
+from .served import Engine, Unserved, gaps, weighed
 from ..judge import Judge
 from ..loop import STEP, order_of, seeded
 from ..model import Policy
@@ -109,6 +110,7 @@ def _why(bad, most=1):
     "Why the first ones of a quarantine are there."
     return "; ".join(f"{each['where']}: {each['reason']}" for each in bad[:most])
 
+# %% ../../nbs/engine/learner.ipynb #736c9786
 FREE = (
     "steps", "save_every", "slices", "micro", "rows", "recompute", "attention", "workers", "patience",
     "max_drift", "give_up", "trackers")
@@ -121,6 +123,7 @@ class Learner:
     judge: Judge
     settings: RL = RL()
     out: object = None   # folder of the run; None keeps nothing
+    engine: Engine = None # a server that samples; the policy itself unless given
 
     def __post_init__(self):
         if not self.data.records:
@@ -140,7 +143,8 @@ def facts(self: Learner) -> dict:
     "Everything that the result depends on."
     names = digest([record.problem_id for record in self.data.records])[:12]
     about = getattr(self.data, "about", {})
-    return asdict(self.settings) | about | dict(records=names) | base_of(self.policy.model)
+    sampler = dict(rollouts="a server") if self.engine else {}
+    return asdict(self.settings) | about | sampler | dict(records=names) | base_of(self.policy.model)
 
 @patch(as_prop=True)
 def rows(self: Learner) -> list: return self.folder.rows
@@ -239,7 +243,10 @@ def _sampled(self: Learner, step, records, prompts, features, places):
     how.update(slices=settings.slices, workers=settings.workers, patience=settings.patience)
     how["generator"] = self._seeds(step, records, places)
     how["reference"] = settings.reference if settings.beta else None
+    how["engine"] = self.engine
     try: return collect(self.policy, records, prompts, features, self.judge, **how)
+    except Unserved as e:
+        raise Unserved(f"step {step}: {e}; finished steps are kept: run the same command again to go on") from None
     except RuntimeError as e:
         if "probability tensor" not in str(e): raise
         remedy = f"lower the learning rate ({settings.lr}) and go on from the last checkpoint"
@@ -285,12 +292,11 @@ def rounds(self: Learner, step) -> Part:
 @patch
 def _gradient(self: Learner, part: Part, of: Totals):  # metrics, reason why they cannot be used
     "The whole step's gradient on every machine."
-    metrics, faults = {}, []
-    try:
-        if part.rollout is not None:
-            given = (part.prompts, part.features, part.rollout)
-            metrics = backward(self.policy, *given, self.settings, of)
-    except NotFinite as e: faults = [str(e)]
+    faults, given = [], (part.prompts, part.features, part.rollout)
+    def work():
+        try: return backward(self.policy, *given, self.settings, of) if part.rollout is not None else {}
+        except NotFinite as e: faults.append(str(e))
+    metrics = self.team.together(work)
     if not of.responses: faults = ["no group has a signal: within each, all rewards are equal"]
     if faults := self.team.gather(faults): return {}, faults[0]
     self.team.sum_gradients(self.params)
@@ -330,12 +336,14 @@ def say(self: Learner, step, rollout):
 @patch
 def step(self: Learner, step: int):  # (row, Rollout: this machine's part, None where it has none)
     "One step: rollouts, update, metrics."
-    seconds = {}
+    seconds, self.team.at = {}, f"step {step}"
     with timed(seconds, "step"):
+        self._publish(step, seconds)
         part = self.rounds(step)
         of = totals(self.team, part.rollout)
         if part.rollout is not None:
-            part.rollout = assign(part.rollout, self.settings.recipe, of.mean_tokens)
+            rollout = assign(part.rollout, self.settings.recipe, of.mean_tokens)
+            part.rollout = weighed(rollout, self.settings.cap)
         with timed(seconds, "update"): metrics, fault = self._update(step, part, of)
     found = self.team.gather([] if part.rollout is None else [facts_of(part.rollout)])
     told = Facts.join(found).row() if found else {}
@@ -343,12 +351,31 @@ def step(self: Learner, step: int):  # (row, Rollout: this machine's part, None 
     row = dict(step=step, **told, **metrics)
     row.update({f"seconds_{name}": each for name, each in spent.items()})
     row.update(drawn=self.drawn, dropped=part.dropped, quarantined=len(self.folder.bad))
-    row.update(memory_gb=peak_gb(self.team.device))
+    row.update(memory_gb=peak_gb(self.team.device), **self._gap(part.rollout, of))
     if fault: row["skipped"] = fault
     self.say(step, part.rollout)
-    self.folder.add(row)
+    self.team.together(lambda: self.folder.add(row))
     self.whole = True
     return row, part.rollout
+
+# %% ../../nbs/engine/learner.ipynb #e65276d3
+@patch
+def _publish(self: Learner, step, seconds):
+    "Have the server, if there is one, sample from this step's policy."
+    if self.engine is None: return
+    def work():
+        if self.team.main: return [self.engine.publish(self.policy, step)]
+        return []
+    with timed(seconds, "publish"):
+        self.engine.held = self.team.gather(self.team.together(work))[0]
+
+@patch
+def _gap(self: Learner, rollout, of):
+    "How far the server was from the policy, over all machines."
+    if self.engine is None: return {}
+    found = [each for each in self.team.gather([gaps(rollout)]) if each]
+    total, most = (sum(each["sum"] for each in found), max((each["most"] for each in found), default=0.))
+    return dict(engine_gap=total / of.tokens, engine_gap_most=most)
 
 # %% ../../nbs/engine/learner.ipynb #0487e020
 def _silent(rows):
@@ -361,6 +388,9 @@ def check(self: Learner, rollout):
     if row.get("drift", 0.) > settings.max_drift:
         what = f"log-probabilities of sampling and update differ by {row['drift']:.3f} nats a token"
         warnings.warn(f"step {row['step']}: {what}; both should see the same inputs")
+    if row.get("engine_gap", 0.) > settings.max_drift:
+        what = f"the server's log-probabilities are {row['engine_gap']:.3f} nats a token from the policy's"
+        warnings.warn(f"step {row['step']}: {what}; `videop2r check` says in what they differ")
     if len(last) < settings.give_up: return
     since = f"steps {last[0]['step']} to {row['step']}"
     if all("skipped" in each for each in last):
@@ -387,16 +417,19 @@ def steps_to_do(self: Learner, quiet=False, label="RL", hook=None):
                 bar.set_postfix_str(" ".join(told))
                 if hook: hook(step, row, rollout)
                 self.check(rollout)
-                if (step + 1) % self.settings.save_every == 0: self.save()
+                if (step + 1) % self.settings.save_every == 0: self.team.together(self.save)
         finally: self.save() # an interruption too keeps every finished step
 
 @patch
 def run(self: Learner, resume=False, quiet=False, label="RL", hook=None):
     "From the folder's checkpoint, or the first step, to the end; what was left out is listed."
     with self.folder:
+        if self.engine: self.team.together(lambda: self.engine.greet(self.policy, self.settings.temperature))
         self.start(resume)
         try: self.steps_to_do(quiet, label, hook)
-        finally: self.data.soon([])
+        finally:
+            self.data.soon([])
+            if self.engine and self.team.main: self.engine.close()
     bad = self.folder.bad
     if bad: warnings.warn(f"{len(bad)} records were left out: {_why(bad, 3)}")
 

@@ -341,10 +341,13 @@ def _answer(self: Chat, request):
 
 # %% ../../nbs/engine/remote.ipynb #e7d12c08
 @patch
-def __call__(self: Chat, messages: list) -> Reply:
+def __call__(self: Chat,
+    messages: list,
+    **fields, # of this request alone
+) -> Reply:
     "Ask; `ValueError` where no reply could come: no key, no package, no way through a proxy."
     self._secret()
-    request, start = self._request(messages), time.monotonic()
+    request, start = self._request(messages) | fields, time.monotonic()
     key = key_of(type(self).__name__, self.base_url and origin(self.base_url), request)
     found = self.cache.get(key) if self.cache is not None else None
     with suppress(TypeError): # a row of other fields is asked again

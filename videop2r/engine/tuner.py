@@ -148,7 +148,7 @@ def rising(losses: list, window: int = 20) -> bool:
     return bool((means.diff() > 0).all() and means[3] - means[0] > 4 * error)
 
 # %% ../../nbs/engine/tuner.ipynb #1fb74523
-_FREE = ("save_every", "attention") # settings that do not change what is computed, but in rounding
+_FREE = ("save_every", "attention", "ranks") # they change only rounding and the luck of dropout
 
 def _trained(model):
     if not hasattr(model, "peft_config"):
@@ -208,7 +208,7 @@ def start(self: Tuner, resume=False):
     "Seeds, then the checkpoint's state if there is one; files as they were at that step."
     self.team.begin(self.settings.seed, self.params)
     if state := self.folder.restore(self.model, self.optimizer, resume):
-        set_rng(state["rng"][self.team.rank])
+        if len(state["rng"]) == self.team.size: set_rng(state["rng"][self.team.rank]) # or those of the start
         self.best = state["best"]
     door = getattr(self.examples, "bad", {})
     self.folder.leave_out([dict(where=name, reason=why) for name, why in door.items()])
@@ -217,7 +217,8 @@ def start(self: Tuner, resume=False):
 def save(self: Tuner, is_best=False):
     "Write a checkpoint; every rank calls it."
     rng = self.team.gather([rng_state()])
-    self.folder.save(self.model, self.optimizer, is_best, rng=rng, best=self.best)
+    kept = dict(is_best=is_best, rng=rng, best=self.best)
+    self.team.together(lambda: self.folder.save(self.model, self.optimizer, **kept))
 
 # %% ../../nbs/engine/tuner.ipynb #1359751c
 @patch
@@ -250,10 +251,12 @@ def step(self: Tuner,
         row = dict(step=step, examples=0, skipped="none of its records can be read")
         return dict(row, memory_gb=peak_gb(self.team.device), seconds=time.time() - start)
     given = (self.model, self.coder, self.team, good, tokens, self.features)
-    try: sums, odd = gradients(*given, settings.micro)
-    except torch.OutOfMemoryError as e:
-        what = "the GPU's memory runs out: lower micro, frames or pixels, or set checkpointing"
-        raise torch.OutOfMemoryError(f"{what} ({str(e).splitlines()[0][:200]})") from e
+    def work():
+        try: return gradients(*given, settings.micro)
+        except torch.OutOfMemoryError as e:
+            what = "the GPU's memory runs out: lower micro, frames or pixels, or set checkpointing"
+            raise torch.OutOfMemoryError(f"{what} ({str(e).splitlines()[0][:200]})") from e
+    sums, odd = self.team.together(work)
     sums = self.team.sum(sums)
     self.team.sum_gradients(self.params)
     norm = torch.nn.utils.clip_grad_norm_(self.params, settings.clip).item()
@@ -359,7 +362,7 @@ def keep(self: Tuner, row: dict):
     "What is due after a step: a look at the validation set, a row, a checkpoint (of a best too)."
     best = self._is_best(row)
     self._warn(row)
-    self.folder.add(row)
+    self.team.together(lambda: self.folder.add(row))
     done = row["step"] + 1
     due = done % self.settings.save_every == 0 or done == len(self.order)
     if best or due: self.save(best)
@@ -388,7 +391,9 @@ def steps_to_do(self: Tuner, quiet=False, hook=None):
     with ctrl_c() as stop, ready as ready, _training(self.model, self.settings.checkpointing):
         try:
             for step in bar:
-                row = self.step(step, [next(ready) for _ in shares[step]], stop)
+                self.team.at = f"step {step}"
+                read = self.team.together(lambda: [next(ready) for _ in shares[step]])
+                row = self.step(step, read, stop)
                 self.keep(row)
                 if "loss" in row: bar.set_postfix_str(f"loss {row['loss']:.3f}")
                 if hook: hook(row)

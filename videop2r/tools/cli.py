@@ -175,12 +175,54 @@ def _ask(
     sampler: str = "uniform", # which frames of a video: uniform, change or rate:N (frames a second)
     seconds: float = None, # the most that reading the file may take
     attention: str = None, # of the model: sdpa, eager, flash_attention_2 or flash_attention_3
+    adapter: str = None, # folder or hub name of an adapter on the checkpoint
+    limit: int = 64,     # most new tokens
+    prompt: str = None,  # file with an instruction; 'short' for the embedded models; none unless given
 ):
     "Ask a checkpoint about a video or an image"
     from videop2r.sampling import ask as asked
     from videop2r.tools.keyframes import sampler_of
     reading = dict(cache=cache, sampler=sampler_of(sampler), seconds=seconds)
-    _say(asked(checkpoint, file, question, frames, reading, attention))
+    how = dict(adapter=adapter, limit=limit, prompt=_prompt(prompt) if prompt else None)
+    _say(asked(checkpoint, file, question, frames, reading, attention, **how))
+
+# %% ../../nbs/tools/cli.ipynb #3e16fd3a
+@command()
+def _merge(
+    adapter: str,      # folder or hub name
+    out: Needed,       # folder to write
+    model: str = None, # its base, in full weights; the one that the adapter names unless given
+    frames: int = 16,  # of the clips that will be asked about: some families bound their pixels together
+):
+    "Write base and adapter as one checkpoint that vLLM and plain transformers serve"
+    from pathlib import Path
+    from videop2r.engine.checkpoints import base_named, four_bits
+    from videop2r.model import merge_adapter
+    base = model or base_named(adapter)
+    merge_adapter(base, adapter, out, frames=frames)
+    files = sorted(path.name for path in Path(out).iterdir())
+    _say(f"{base} and {adapter} as one checkpoint: {out}\n  {', '.join(files)}")
+    if said := four_bits(adapter): _say(said)
+
+# %% ../../nbs/tools/cli.ipynb #19f9ab5d
+@command()
+def _check(
+    checkpoint: str,   # folder or hub name
+    server: Needed,    # address of the server, which ends in /v1
+    model: str = "",   # its name there; the only one that it serves unless given
+    adapter: str = None, # folder or hub name of an adapter, which `model` names there
+    nf4: bool = False, # load ours in four bits
+    limit: int = 16,   # most tokens of an answer
+    near: float = .05, # nats by which a log-probability may differ
+    key: str = "OPENAI_API_KEY", # environment variable that holds the server's key
+    timeout: float = 120., # seconds for an answer
+    json: bool = False, # print JSON
+):
+    "Hold a served model beside ours: prompt tokens, positions, greedy text, log-probabilities; exit code 2 where they differ"
+    from videop2r.tools.check import compare
+    done = compare(checkpoint, server, model, adapter, nf4, limit, near, key, timeout)
+    _say(dumps(done.to_dict()) if json else done._repr_markdown_())
+    return 0 if done.good else 2
 
 # %% ../../nbs/tools/cli.ipynb #ac6eb282
 def _fault(error): _say(f"bad record: {error}", file=sys.stderr)
@@ -438,12 +480,14 @@ def _sft(
 
 # %% ../../nbs/tools/cli.ipynb #1dcb5607
 _STEP = """steps prompts g limit temperature top_p lr beta clip clip_high refill seed save_every
-slices workers micro rows recompute attention"""
+slices workers micro rows recompute attention cap"""
 _RL = Fields("videop2r.recipe", "RL", _STEP, preset=True)
+_ENGINE = Fields("videop2r.tools.launch", "engine_of", "server model folder timeout", True, "rollout_",
+                 "where a vLLM samples: ")
 _SEEN = Fields("videop2r.tools.launch", "Preset", "frames pixels", preset=True)
 
 # %% ../../nbs/tools/cli.ipynb #a12efcb1
-@command(_RL, _SEEN, _JUDGE)
+@command(_RL, _SEEN, _JUDGE, _ENGINE)
 def _rl(
     records: ManyNeeded,    # questions: .jsonl, .json, either with .gz, or a folder of parts
     media: Needed,          # folder of the media
@@ -465,7 +509,7 @@ def _rl(
 ):
     "PA-GRPO, GRPO or an ablation from an SFT adapter"
     from videop2r.tools.launch import run_rl
-    own = _given(settings, _JUDGE)
+    own, server = _given(settings, _JUDGE), _given(settings, _ENGINE)
     changes = {name: value for name, value in settings.items() if value is not None}
     if prompt: changes["prompt"] = _prompt(prompt)
     if track: changes["trackers"] = (track,)
@@ -473,7 +517,8 @@ def _rl(
     chat = _chat(out, timeout, judge_price, own) if is_remote(judge) else {}
     reading = dict(cache=cache, sampler=sampler, seconds=seconds)
     given = (records, media, model, adapter, judge, out, preset, recipe, resume)
-    done = run_rl(*given, chat=chat, reading=reading, **changes)
+    changes.update(chat=chat, reading=reading, rollouts=server)
+    done = run_rl(*given, **changes)
     if done.main: _say(done._repr_markdown_())
 
 # %% ../../nbs/tools/cli.ipynb #d66594b6

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'REASON', 'SHORT_REASON', 'PACKAGES', 'Preset', 'preset_table', 'prompt_of', 'response_of', 'Traces',
-           'Tuned', 'Source', 'tuner_of', 'run_sft', 'preset_of', 'open_policy', 'Result', 'run_rl']
+           'Tuned', 'Source', 'tuner_of', 'run_sft', 'preset_of', 'open_policy', 'engine_of', 'Result', 'run_rl']
 
 # %% ../../nbs/tools/launch.ipynb #3ea99310
 import math, os, platform, re, threading
@@ -19,9 +19,10 @@ from ..data import Record, read_records
 from ..engine.learner import Learner, Media
 from ..engine.media import Reader, reader_of
 from ..engine.paint import escaped, markdown_table
-from ..engine.remote import is_remote
+from ..engine.remote import OpenAIChat, is_remote
 from ..engine.checkpoints import check_attention, local_adapter
 from ..engine.runs import digest, fingerprint, must_hold, own_device
+from ..engine.served import Engine, Served
 from ..engine.tuner import Tuner, check_data
 from ..judge import Judge, base_judge, judge_of
 from ..model import Policy, add_lora, load, load_adapter
@@ -410,6 +411,21 @@ def _judge(spec, policy, workers, chat): # (Judge, threads)
     return judge_of(spec, **chat), workers or (16 if is_remote(spec) and not own else 0)
 
 # %% ../../nbs/tools/launch.ipynb #7d0e4d84
+def engine_of(
+    policy: Policy,
+    out,             # folder of the run
+    server: str,     # its address, which ends in /v1
+    model: str = "", # its name for the base; the only one that it serves unless given
+    folder=None,     # for adapters, which the server sees; in the run's folder unless given
+    timeout: float = 600., # seconds for a prompt's whole group
+    key: str = "OPENAI_API_KEY", # name of the environment variable that holds its key
+) -> Engine:
+    "A server that samples."
+    chat = OpenAIChat(model or "", server, key, timeout=timeout, retries=2)
+    vocab = policy.head.out_features
+    return Engine(Served(chat, policy.coder, vocab=vocab), folder or Path(out) / "rollouts")
+
+# %% ../../nbs/tools/launch.ipynb #0c59bccb
 @dataclass
 class Result:
     "A finished run."
@@ -457,6 +473,7 @@ def run_rl(
     hook=None,              # called with (step, row, Rollout)
     chat: dict = {},        # settings of a judge behind a server, as in `Chat`
     reading: dict = {},     # cache, seconds and sampler (or its word) of the `Reader` of a folder
+    rollouts: dict = None,  # server, model and folder of one that samples, as in `engine_of`
     **changes,              # fields of `RL` or `Preset`
 ) -> Result:
     "Reinforcement learning from files; `ValueError` for settings or folders that do not fit."
@@ -470,6 +487,8 @@ def run_rl(
     records, bad = _records(records)
     data = Media(records, reader, policy, settings.recipe.how, chosen.prompt)
     data.bad = bad + data.bad
-    learner = Learner(policy, data, judge, replace(settings, workers=workers), out)
+    if rollouts and "server" not in rollouts: raise ValueError("give the address of the server that samples too")
+    engine = engine_of(policy, out, **rollouts) if rollouts else None
+    learner = Learner(policy, data, judge, replace(settings, workers=workers), out, engine)
     learner.run(resume, quiet, hook=hook)
     return Result(out, learner.rows, learner.folder.bad, learner.team.main)

@@ -7,7 +7,7 @@ __all__ = ['SEND', 'JUDGED', 'LocalTeacher', 'ChatTeacher', 'TooManyFailures', '
            'leaks']
 
 # %% ../../nbs/tools/pipeline.ipynb #ffa2a539
-import base64, io, json, math, re, time
+import base64, json, math, re, time
 from collections import Counter, deque
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +25,7 @@ from ..engine.paint import escaped, markdown_table
 from ..engine.reading import ahead, prompts_ahead, unfit
 from ..engine.remote import Reply
 from ..engine.runs import Interrupted, ctrl_c, digest, fingerprint
+from ..engine.served import image_part, video_part
 from ..engine.store import Ledger, Shard, identity
 from ..judge import Judge, Verdict
 from ..model import Policy
@@ -87,24 +88,19 @@ def __call__(self: LocalTeacher, records, media, prompt, save):
             if good: yield from self._ask(*map(list, zip(*good)), save)
 
 # %% ../../nbs/tools/pipeline.ipynb #75aa02d2
-def _png(picture):
-    out = io.BytesIO()
-    picture.save(out, "PNG", compress_level=1) # the time is better spent elsewhere
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
-
 def _turn(parts, text): return [dict(role="user", content=[*parts, dict(type="text", text=text)])]
 
 def _frames_message(text, pictures):
     "A user's turn: pictures, then text."
-    return _turn([dict(type="image_url", image_url=dict(url=_png(picture))) for picture in pictures], text)
+    return _turn([image_part(picture) for picture in pictures], text)
 
-def _video_message(text, path):
-    "A user's turn: a video file as it is, then text, as vLLM takes it."
+def _file_message(text, path):
+    "A user's turn: a video file as it is, then text."
     url = "data:video/mp4;base64," + base64.b64encode(Path(path).read_bytes()).decode()
     return _turn([dict(type="video_url", video_url=dict(url=url))], text)
 
 # %% ../../nbs/tools/pipeline.ipynb #9b3858ce
-SEND = ("frames", "video")
+SEND = ("frames", "video", "file")
 
 @dataclass
 class ChatTeacher:
@@ -112,7 +108,7 @@ class ChatTeacher:
     chat: object
     frames: int = 16
     pixels: int = 128 * 28 * 28  # most pixels a frame
-    send: str = "frames"         # 'frames' as images, or the 'video' file itself
+    send: str = "frames"         # 'frames' as images, as one 'video', or the 'file' itself
     workers: int = 8             # questions under way at once
     readers: int = 2             # clips being read at once
 
@@ -132,7 +128,7 @@ class ChatTeacher:
     def visual(self, record) -> int: # at most, for Qwen2.5-VL
         "Visual tokens of a record's medium; an image takes as many as two frames of a video."
         frames = self.frames if record.data_type == "video" else 1
-        layers = math.ceil(frames / 2) if self.send == "video" else frames
+        layers = frames if self.send == "frames" else math.ceil(frames / 2)
         return layers * (self.pixels // 28**2)
 
 # %% ../../nbs/tools/pipeline.ipynb #648db4c4
@@ -143,11 +139,16 @@ def _pictures(clip, pixels):
     return [Image.fromarray(frame) for frame in frames]
 
 @patch
-def message(self: ChatTeacher, record: Record, media, prompt: Prompt) -> list:
+def message(self: ChatTeacher, record: Record, media, prompt: Prompt) -> tuple: # messages, fields of the request
     "What is sent for a record. `ValueError` for a medium that cannot be read."
     reader, text = reader_of(media, frames=self.frames, pixels=self.pixels), prompt.render(record)
-    if self.send == "video" and record.data_type == "video": return _video_message(text, reader.path(record))
-    return _frames_message(text, _pictures(reader.clip(record), self.pixels))
+    moving = record.data_type == "video"
+    if self.send == "file" and moving: return _file_message(text, reader.path(record)), {}
+    clip = reader.clip(record)
+    pictures = _pictures(clip, self.pixels)
+    if self.send == "frames" or not moving: return _frames_message(text, pictures), {}
+    part, fields = video_part(pictures, clip.fps)
+    return _turn([part], text), fields
 
 # %% ../../nbs/tools/pipeline.ipynb #f0a34759
 @patch
@@ -161,7 +162,8 @@ def __call__(self: ChatTeacher, records, media, prompt, save):
     def ask(both):
         record, found = both
         if isinstance(found, str): return both
-        reply = self.chat(found)
+        messages, fields = found
+        reply = self.chat(messages, **fields)
         save(record, reply)
         return record, reply
     clips = ahead(read, records, self.readers, self.workers, ordered=False)
