@@ -10,7 +10,7 @@ from videop2r.sft import SFT
 from videop2r.tools import demo
 from videop2r.tools.cli import main
 from videop2r.tools.reproduce import (
-    VARIANTS, HYPOTHESES, POINTS, Cell, arm_table, chosen, draw, effect, load_results, every_cell, result_path, run_cell,
+    TRIALS, HYPOTHESES, POINTS, Cell, arm_table, picked, draw, effect, load_results, every_cell, result_path, run_cell,
     spoilt, verdict, verdict_table, where, world_of)
 from videop2r.world import gold_observation, from_record, make_records, samples
 
@@ -25,8 +25,8 @@ def test_the_plan_names_each_cell_once_and_table_2_first():
     cells = every_cell(5, 2)
     assert len(set(cells)) == len(cells) and all(Cell.parse(str(cell)) == cell for cell in cells)
     assert {cell.seed for cell in cells[:55]} == set(range(5)) and all(cell.point == "shipped" for cell in cells[:55])
-    assert {cell.point for cell in cells} == set(POINTS) and len(POINTS) == 9 and {cell.arm for cell in cells} == set(VARIANTS)
-    assert {arm for claim in HYPOTHESES for arm in (claim.before, claim.after)} <= set(VARIANTS)
+    assert {cell.point for cell in cells} == set(POINTS) and len(POINTS) == 9 and {cell.arm for cell in cells} == set(TRIALS)
+    assert {arm for claim in HYPOTHESES for arm in (claim.before, claim.after)} <= set(TRIALS)
 
 @pytest.mark.parametrize("text,said", [("shipped/0", "world/seed/arm"), ("shipped/x/grpo", "world/seed/arm"),
                                        ("shipped/0/ppo", "arm 'ppo'"), ("foggy/0/grpo", "world 'foggy'"), ("clear/0/grpo", "world 'clear'")])
@@ -39,7 +39,7 @@ def test_each_point_of_the_sweep_is_a_world_of_its_own():
     assert len({str(world) for world in worlds}) == 9 and worlds[POINTS.index("shipped")] is None
 
 def test_patterns_choose_and_a_cell_outside_the_plan_is_taken_by_its_name():
-    found = chosen(every_cell(2), ["shipped/*/grpo", "shipped/7/sft"])
+    found = picked(every_cell(2), ["shipped/*/grpo", "shipped/7/sft"])
     assert [str(cell) for cell in found] == ["shipped/0/grpo", "shipped/1/grpo", "shipped/7/sft"]
 
 @pytest.mark.parametrize("agrees", [.8, .95])

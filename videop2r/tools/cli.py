@@ -107,7 +107,7 @@ def _reproduce(
 ):
     "Test the paper's claims in small, a cell at a time; exit code 1 where a cell failed"
     from videop2r.tools import reproduce as study
-    asked, place = study.chosen(study.every_cell(seeds), cells), f"{out}/cells"
+    asked, place = study.picked(study.every_cell(seeds), cells), f"{out}/cells"
     if draw: return _say("\n".join(map(str, study.draw(study.load_results(place), out))))
     if list: return _say(study.listed(asked, out))
     if not workers:
