@@ -22,7 +22,8 @@ def filmed(report):
     "A report's film with the curves of both arms, to four places."
     def kept(value): return round(value, 4) if isinstance(value, (int, float)) and math.isfinite(value) else None
     curves = {arm: {key: [kept(row.get(key)) for row in found["rows"]] for key in DRAWN} for arm, found in report["rl"].items()}
-    told = {key: report[key] for key in ("title", "preset", "seed", "machine", "versions", "compare")}
+    told = {key: report[key] for key in ("title", "preset", "seed", "machine", "versions", "compare") if key in report}
+    told.update(start=report.get("start", "the SFT adapter"), settings=report["settings"].get("rl", report["settings"]))
     told["change"] = {arm: found["change"] for arm, found in report["rl"].items()}
     return dict(told, **report["film"], curves=curves)
 
