@@ -95,3 +95,13 @@ def test_the_command_that_stores_reports(tmp_path):
     assert kept == report
     none = script(tmp_path, "--out", tmp_path/"kept")
     assert none.returncode == 2 and re.search("no report.json there", none.stderr)
+
+def test_a_command_is_measured_and_kept(tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(ROOT/'scripts')!r}); from pathlib import Path; from minutes import main; main(sys.argv[2:], Path(sys.argv[1]))"
+    def kept(*command): return subprocess.run([sys.executable, "-c", code, tmp_path/"minutes.json", *command], capture_output=True, text=True)
+    hold = [sys.executable, "-c", "x = bytearray(300_000_000); import time; time.sleep(2.5)"]
+    assert not kept(*hold).returncode
+    found = json.loads((tmp_path/"minutes.json").read_text(encoding="utf-8"))[" ".join(hold)]
+    assert found["minutes"] >= .04 and found["gb"] >= .28
+    assert kept(sys.executable, "-c", "raise SystemExit(3)").returncode and kept().returncode
+    assert len(json.loads((tmp_path/"minutes.json").read_text(encoding="utf-8"))) == 1
