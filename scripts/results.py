@@ -1,8 +1,9 @@
-"""Keep the figures of demo runs beside the results lesson: `python scripts/results.py RUN…`; pictures, texts and rows stay out.
+"""Keep the figures of demo runs beside the lessons: `python scripts/results.py RUN…`; pictures, texts and rows stay out.
 
-With --film, keep one run's film and curves: what both arms answered while they trained.
+With --film, keep one run's film and curves: what both arms answered while they trained. With --whole, keep what
+`videop2r.engine.outcomes` reads of one run, packed, under a name of its own.
 """
-import argparse, json, math
+import argparse, gzip, json, math
 from pathlib import Path
 
 KEPT = ("title", "preset", "seed", "settings", "versions", "machine", "stages", "yield", "yield_by_type", "table", "control",
@@ -27,12 +28,43 @@ def filmed(report):
     told["change"] = {arm: found["change"] for arm, found in report["rl"].items()}
     return dict(told, **report["film"], curves=curves)
 
+ROWS = ("eval-*.jsonl", "*/metrics.jsonl", "*/findings.jsonl")
+STEP = ("step", "groups", "loss", "kl", "entropy", "truncated", *(f"{name}_{process}" for process in ("perception", "reasoning")
+        for name in ("reward", "accuracy", "format", "length", "tokens", "zero_variance")))
+
+def rounded(value): return float(f"{value:.6g}") if isinstance(value, float) else value
+
+def packed(path, rows):
+    "JSON lines in an archive that is the same whenever it is written."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+
+def lines(path): return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+def whole(run, place):
+    "What `outcomes` reads of a run, the held-out questions that were asked, and its analyses."
+    asked = set()
+    for path in sorted(each for pattern in ROWS for each in run.glob(pattern)):
+        rows = lines(path)
+        if path.name == "metrics.jsonl": rows = [{key: rounded(row[key]) for key in STEP if key in row} for row in rows]
+        if path.name.startswith("eval-"): asked |= {row["problem_id"] for row in rows}
+        packed(place / path.relative_to(run).with_name(f"{path.name}.gz"), rows)
+    packed(place / "heldout.jsonl.gz", [row for row in lines(run / "heldout.jsonl") if row["problem_id"] in asked])
+    for name in ("analyses.json", "run.json"):
+        if (run / name).exists(): (place / name).write_text((run / name).read_text(encoding="utf-8"), encoding="utf-8")
+
 def main():
     told = argparse.ArgumentParser(description=__doc__.split(":")[0])
     told.add_argument("--film", type=Path, metavar="FILE", help="keep the film of the one given run there, and nothing else")
     told.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished demo run")
     told.add_argument("--out", type=Path, default=FOLDER, help="folder for a folder a seed (default: %(default)s)")
+    told.add_argument("--whole", metavar="NAME", help="keep rows and analyses of one run under this name in the folder")
     given = told.parse_args()
+    if given.whole:
+        if len(given.runs) > 1: told.error("--whole keeps one run at a time")
+        whole(given.runs[0], given.out / given.whole)
+        return print(given.out / given.whole)
     for run in given.runs:
         if not (run / "report.json").exists(): told.error(f"{run}: no report.json there; give a finished demo run")
         report = json.loads((run / "report.json").read_text(encoding="utf-8"))

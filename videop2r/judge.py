@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'ORACLE', 'QUESTION', 'YES_NO', 'ATTACKS', 'Verdict', 'Judge', 'oracle', 'tagless', 'question',
-           'read_verdict', 'chat_judge', 'attacks', 'base_judge', 'panel', 'recording', 'recorded', 'judge_of']
+           'read_verdict', 'chat_judge', 'attacks', 'likelier', 'base_judge', 'panel', 'recording', 'recorded',
+           'judge_of']
 
 # %% ../nbs/3_training/1_judge.ipynb #1a5ba131
 import re
@@ -187,7 +188,10 @@ def attacks(record: Record) -> dict: # name -> observation
 
 # %% ../nbs/3_training/1_judge.ipynb #6ec459f5
 @torch.no_grad()
-def _likelier(policy, text):
+def likelier(
+    policy: Policy,
+    text: str, # a prompt, as `question` writes it
+) -> float:
     "How much likelier Yes is than No after a prompt, in nats."
     rows = [policy.coder.ids(verdict) for verdict in YES_NO]
     width = max(map(len, rows))
@@ -198,7 +202,7 @@ def _likelier(policy, text):
     return yes - no
 
 def _by_likelihood(policy, text, limit):
-    nats = _likelier(policy, text)
+    nats = likelier(policy, text)
     return Verdict(nats > 0, f"Yes is {nats:+.2f} nats likelier than No")
 
 def _by_writing(policy, text, limit):
