@@ -137,7 +137,7 @@ def test_wheel_holds_every_module_and_the_command(tmp_path):
     assert {str(p.relative_to(ROOT)) for p in ROOT.glob("videop2r/**/*.py")} <= set(names)
     assert "videop2r = videop2r.tools.cli:main" in entry[0].replace("videop2r=", "videop2r = ").replace("  ", " ")
 
-@pytest.mark.parametrize("command", ["demo", "plan", "data", "generate", "sft", "rl", "ask", "report"])
+@pytest.mark.parametrize("command", ["demo", "plan", "data", "generate", "sft", "rl", "ask", "report", "compare", "analyse"])
 def test_every_command_has_help(command, capsys):
     from videop2r.tools.cli import main
     with pytest.raises(SystemExit) as e: main([command, "--help"])

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Studied', 'studied', 'analyse', 'analyses_page']
 
-# %% ../../nbs/tools/analyses.ipynb #b9b9d0fb
-import json
+# %% ../../nbs/tools/analyses.ipynb #743c17f2
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from fastcore.xml import H3, Img, P, Safe
+from fastcore.xml import H3, Img
 from tqdm.auto import tqdm
 from videop2r.analysis import (
     by_group, cases_of, collapse, collapse_picture, dynamics_picture, groups_picture, judge_errors, over_steps,
@@ -29,7 +29,7 @@ from ..tokens import encode
 from .page import jsonable, section, table, web_page
 from ..world import COMPOSED, gold_observation, from_record, samples
 
-# %% ../../nbs/tools/analyses.ipynb #509018be
+# %% ../../nbs/tools/analyses.ipynb #d18d8819
 _FRAMES = 8
 
 @dataclass
@@ -55,7 +55,7 @@ def _models(folder, home, arms):
         models[arm] = (policy, arm)
     return base, {arm: (policy, name) for arm, (_, name) in models.items()}
 
-# %% ../../nbs/tools/analyses.ipynb #c9a74d7e
+# %% ../../nbs/tools/analyses.ipynb #dfa2a9c1
 def studied(
     run,                  # folder of a demo
     samples_dir=None,     # folder data_samples of the repository, for an installed wheel
@@ -65,18 +65,20 @@ def studied(
     folder, home = Path(run), samples(samples_dir)
     found = outcomes(folder)
     arms = [each.arm for each in found if each.rows and each.arm != "base"]
-    if not arms: raise ValueError(f"{folder}: no arm was evaluated there; run the same command again to finish the demo")
+    if not arms:
+        remedy = "run the same command again to finish the demo"
+        raise ValueError(f"{folder}: no arm was evaluated there; {remedy}")
     asked = {row["problem_id"] for row in arm_of(found, arms[0]).rows}
     known = arm_of(found, arms[0]).records
     records = [known[name] for name in known if name in asked and known[name].data_type == "video"
                and known[name].extra.get("kind") in COMPOSED][:questions or None]
-    if not records: raise ValueError(f"{folder}: holds no composed question with a clip; give the folder of a demo")
+    if not records: raise ValueError(f"{folder}: holds no composed question with a clip; give a demo's folder")
     base, models = _models(folder, home, arms)
     if lost := [arm for arm in arms if arm not in models]:
         raise ValueError(f"{folder}: no adapter of {', '.join(lost)} (…/last); copy the whole folder")
     return Studied(folder, home, found, records, base, models)
 
-# %% ../../nbs/tools/analyses.ipynb #b04b961a
+# %% ../../nbs/tools/analyses.ipynb #79762f4c
 _DESCRIBE = Prompt("Describe what matters.", {})
 
 def _own(run, visuals):
@@ -112,34 +114,42 @@ def _judge(run, prompts, bar):
     judge = Judge(lambda record, text: Verdict(bool(next(said) > .5)), "base, likelihood")
     return dict(calibration=found.figures(), bins=found.bins(), errors=judge_errors(judge, cases).figures())
 
-# %% ../../nbs/tools/analyses.ipynb #93341dd7
+# %% ../../nbs/tools/analyses.ipynb #ebc7fd5d
 def analyse(
     run,                # folder of a demo
     samples_dir=None, questions: int = 0, # as in `studied`
 ) -> Path:              # analyses.html in the folder
     "Ask the models again, part by part, and write analyses.json and a page into the run's folder."
-    with claimed(Path(run) / "analyses" if Path(run).is_dir() else _missing(run)) as kept:
-        study = studied(run, samples_dir, questions)
-        asked = [record.problem_id for record in study.records]
-        if read_json(kept / "asked.json", asked) != asked:
-            raise ValueError(f"{kept}: was begun with other questions; remove it, or ask for as many again")
-        write_json(kept / "asked.json", asked)
-        prompts, study.records, _ = to_prompts(study.base.coder, study.records, study.folder, SHORT, _FRAMES)
-        works = dict(examination=lambda bar: _examination(study, prompts, bar), judge=lambda bar: _judge(study, prompts, bar))
-        for arm in study.models: works[f"reliance-{arm}"] = lambda bar, arm=arm: _reliance(study, arm, prompts, bar)
+    if not Path(run).is_dir():
+        raise FileNotFoundError(f"{run}: no such run; give the --out folder of a finished demo")
+    study = studied(run, samples_dir, questions)
+    with claimed(Path(run) / "analyses") as kept:
+        prompts = _opened(study, kept)
+        works = dict(examination=partial(_examination, study), judge=partial(_judge, study))
+        works |= {f"reliance-{arm}": partial(_reliance, study, arm) for arm in study.models}
         with tqdm(total=len(works), desc="analyses") as bar:
             for name, work in works.items():
-                if not (kept / f"{name}.json").exists(): write_json(kept / f"{name}.json", jsonable(work(bar)))
+                path = kept / f"{name}.json"
+                if not path.exists(): write_json(path, jsonable(work(prompts, bar)))
                 bar.update()
         done = {name: read_json(kept / f"{name}.json") for name in works}
     return _written(study, done)
 
-def _missing(run): raise FileNotFoundError(f"{run}: no such run; give the --out folder of a finished demo")
+def _opened(study, kept):
+    "Prompts of the questions, which must be those that the folder was begun with."
+    asked = [record.problem_id for record in study.records]
+    if read_json(kept / "asked.json", asked) != asked:
+        raise ValueError(f"{kept}: was begun with other questions; remove it, or ask for as many again")
+    write_json(kept / "asked.json", asked)
+    prompts, study.records, bad = to_prompts(study.base.coder, study.records, study.folder, SHORT, _FRAMES)
+    for each in bad: print(f"left out: {each['where']}: {each['reason']}")
+    return prompts
 
-# %% ../../nbs/tools/analyses.ipynb #f33e763a
+# %% ../../nbs/tools/analyses.ipynb #f3133bac
 def _written(study, done):
     arms = {name.partition("-")[2]: found for name, found in done.items() if name.startswith("reliance-")}
-    told = dict(questions=len(study.records), frames=_FRAMES, examination=done["examination"], judge=done["judge"], reliance=arms)
+    told = dict(questions=len(study.records), frames=_FRAMES, reliance=arms)
+    told.update({name: done[name] for name in ("examination", "judge")})
     told["length"] = jsonable(_lengths(study.found))
     write_json(study.folder / "analyses.json", told)
     write_text(study.folder / "analyses.html", analyses_page(study.found, told))
@@ -154,7 +164,7 @@ def _lengths(found):
         told[each.arm] = longer_suffices(rows, [events(each.records[row["problem_id"]]) for row in rows])
     return told
 
-# %% ../../nbs/tools/analyses.ipynb #6b501d7d
+# %% ../../nbs/tools/analyses.ipynb #a73983d3
 def _picture(title, figure, alt):
     return [H3(title), Img(src=png_uri(figure), alt=alt, style="max-width:100%;background:#fff")]
 
@@ -166,31 +176,42 @@ def _steps_sections(found):
     trained = [each for each in found if any("zero_variance_perception" in row for row in each.steps)]
     if not trained: return []
     flat = {each.arm: collapse(each) for each in trained}
-    rows = [[ARMS.get(arm, arm), *[shown_interval(over_steps(values)) for values in shares.values()]] for arm, shares in flat.items()]
+    def line(arm, shares): return [ARMS.get(arm, arm), *[shown_interval(over_steps(each)) for each in shares.values()]]
+    rows = [line(*item) for item in flat.items()]
     head = ["groups that teach nothing, %", "perception flat", "reasoning flat", "both: lost"]
     alt = "Share of groups that teach nothing, by step, for each arm and by process"
-    return [section("Advantage collapse (Fig. 6c)", *_picture("By step", collapse_picture(flat), alt), table(head, rows, (1, 2, 3))),
-            section("Training dynamics (Fig. 15)", *_picture("Accuracy, format, tokens", dynamics_picture(trained),
-                    "Accuracy, format and tokens of each process over steps, for each arm"))]
+    lost = _picture("By step", collapse_picture(flat), alt)
+    alt = "Accuracy, format and tokens of each process over steps, for each arm"
+    moved = _picture("Accuracy, format, tokens", dynamics_picture(trained), alt)
+    return [section("Advantage collapse (Fig. 6c)", *lost, table(head, rows, (1, 2, 3))),
+            section("Training dynamics (Fig. 15)", *moved)]
 
-# %% ../../nbs/tools/analyses.ipynb #f98d627d
+# %% ../../nbs/tools/analyses.ipynb #33940d33
 def _answers_sections(found):
     evaluated = [each for each in found if each.rows]
-    rows = [[each.name, shown_interval(summarise(each.rows)["mismatch"])] for each in evaluated if summarise(each.rows)["mismatch"]]
+    told = {each.name: summarise(each.rows)["mismatch"] for each in evaluated}
+    rows = [[name, shown_interval(share)] for name, share in told.items() if share]
     parts = [section("Think–answer mismatch (Table 6)", table(["by rule, %", ""], rows, (1,)))] if rows else []
     if not all(each.records for each in evaluated): return parts
     groups = {each.name: by_group(each, _swaps) for each in evaluated}
     head = ["exactly right, %", *next(iter(groups.values()))]
     cells = [[name, *map(shown_interval, found.values())] for name, found in groups.items()]
     figure = groups_picture(groups, {each.name: each.arm for each in evaluated})
-    return [*parts, section("Difficulty (Table 7)", *_picture("By number of swaps", figure, "Exactly right by number of swaps, for each arm"),
-                            table(head, cells, range(1, len(head))))]
+    drawn = _picture("By number of swaps", figure, "Exactly right by number of swaps, for each arm")
+    return [*parts, section("Difficulty (Table 7)", *drawn, table(head, cells, range(1, len(head))))]
 
-def _examined_sections(told):
+# %% ../../nbs/tools/analyses.ipynb #bb89922b
+def _examined_section(told):
     found = Examination(**told["examination"])
-    rows = [[name, shown_interval(found.share(name)), "–" if name == "video" else shown_interval(found.gap(name))] for name in found.scores]
-    shown = _picture("Points above the video alone", examination_picture(found), "How far each condition is from the video alone")
-    examined = section("Perception examination (Fig. 4, Table 5)", *shown, table(["answers from", "right, %", "− video, points"], rows, (1, 2)))
+    def line(name):
+        gap = None if name == "video" else found.gap(name)
+        return [name, shown_interval(found.share(name)), shown_interval(gap)]
+    alt = "How far each condition is from the video alone"
+    drawn = _picture("Points above the video alone", examination_picture(found), alt)
+    head = ["answers from", "right, %", "− video, points"]
+    return section("Perception examination (Fig. 4, Table 5)", *drawn, table(head, list(map(line, found.scores)), (1, 2)))
+
+def _asked_sections(told):
     alt = "Exactly right with the clip as it is, shuffled, reversed, blank, and another's, for each arm"
     relied = section("Reliance on the clip", *_picture("Exactly right", reliance_picture(told["reliance"]), alt))
     errors = told["judge"]["errors"]
@@ -198,14 +219,15 @@ def _examined_sections(told):
     auc = told["judge"]["calibration"]["auc"]
     cells.append(["AUC of its probability", "{mean:.2f} [{lo:.2f}, {hi:.2f}]".format(**auc)])
     judged = section("The base as a judge (Table 4)", table(["against the oracle, %", ""], cells, (1,)))
-    return [examined, relied, judged]
+    return [_examined_section(told), relied, judged]
 
+# %% ../../nbs/tools/analyses.ipynb #153a3fc1
 def analyses_page(
     found: list, # of `Outcome`
     told: dict,  # as analyses.json holds it
 ) -> str:
     "Every analysis of a run on one page."
-    sections = [*_steps_sections(found), *_answers_sections(found), *_examined_sections(told)]
+    sections = [*_steps_sections(found), *_answers_sections(found), *_asked_sections(told)]
     said = [f"{told['questions']} composed held-out questions were asked again.",
             "One run: intervals are over questions or steps, not over seeds."]
     made = "Made by videop2r analyse; the page loads nothing from elsewhere."

@@ -92,6 +92,28 @@ def _report(
     from videop2r.tools.report import write_report
     _say(write_report(loads((Path(dir) / "report.json").read_text(encoding="utf-8")), dir))
 
+# %% ../../nbs/tools/cli.ipynb #5ae3fe11
+@command()
+def _compare(
+    runs: Files,           # folders of demo, rl, sft or eval, or predictions.jsonl files
+    out: str = "compare.html", # the page
+    against: str = None,   # arm or run to compare with; grpo, sft, base or the first unless given
+    examples: int = 12,    # questions shown with each arm's response
+):
+    "Runs side by side: table, paired differences, curves, the same question answered by each"
+    from videop2r.tools.compare import compare_runs
+    _say(f"the page: {compare_runs(runs, out, against, examples)}")
+
+@command()
+def _analyse(
+    run: str,              # folder of a finished demo
+    samples: str = None,   # folder data_samples of the repository, for an installed wheel
+    questions: int = 0,    # composed held-out questions that are asked again; 0 for all
+):
+    "The paper's analyses of a run: examination, reliance on the clip, judge, collapse, difficulty"
+    from videop2r.tools.analyses import analyse
+    _say(f"the page: {analyse(run, samples, questions)}, the figures: analyses.json beside it")
+
 # %% ../../nbs/tools/cli.ipynb #b695e213
 @command()
 def _reproduce(

@@ -5,27 +5,27 @@
 # %% auto #0
 __all__ = ['LARGEST_CLIP', 'mcnemar', 'Pair', 'pairs_of', 'compare_page', 'compare_runs']
 
-# %% ../../nbs/tools/compare.ipynb #0ab5340c
+# %% ../../nbs/tools/compare.ipynb #5635d707
 import base64
 from collections import Counter
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
 import numpy as np
-from fastcore.xml import B, Div, Figure, H3, P, Safe, Small, Span, Style, ft_hx as ft
+from fastcore.xml import B, Div, Figure, H3, Img, P, Safe, Small, Span, Style, Video
 from ..cot import parse
 from ..data import RecordError, resolve
 from ..engine.decode import read_media
 from ..engine.files import write_text
 from ..engine.notation import shown
 from ..engine.outcomes import outcomes
-from ..engine.paint import ARM_INK, GROUND, TEXT, legend_html, png_uri
-from ..evaluate import MEASURES, difference, summarise
+from ..engine.paint import ARM_INK, TEXT, legend_html, png_uri
+from ..evaluate import MEASURES, difference, interval, summarise
 from .page import (
     Chart, curves, decimal, folded, interval_bar, keys, notebook_html, percent, section, signed, table, web_page)
 from ..video import contact_sheet
 
-# %% ../../nbs/tools/compare.ipynb #64553ef5
+# %% ../../nbs/tools/compare.ipynb #2fc1c241
 def mcnemar(only_a: int, only_b: int) -> float:
     "Two-sided exact p-value of a split of discordant pairs under even odds."
     k, least = only_a + only_b, min(only_a, only_b)
@@ -46,6 +46,7 @@ def _shared(a, b):
         else: pairs.append((row, found))
     return pairs, foreign
 
+# %% ../../nbs/tools/compare.ipynb #27503205
 @dataclass
 class Pair:
     "Two arms on the questions that both answered."
@@ -66,7 +67,7 @@ class Pair:
         return Counter((x["exact"] == 1, y["exact"] == 1) for x, y in self.rows
                        if None not in (x.get("exact"), y.get("exact")))
 
-# %% ../../nbs/tools/compare.ipynb #a9f48ee0
+# %% ../../nbs/tools/compare.ipynb #bc6768be
 def _baseline(found, against):
     "What the others of a run are compared with."
     wanted = [against] if against else ["grpo", "sft", "base"]
@@ -75,6 +76,7 @@ def _baseline(found, against):
             if arm in (each.arm, each.name, each.run) and each.rows: return each
     if against is None: return next((each for each in found if each.rows), None)
 
+# %% ../../nbs/tools/compare.ipynb #41d73665
 def pairs_of(
     found: list,        # of `Outcome`, of one run or of several
     against: str = None, # arm, run or name to compare with; grpo, sft, base or the first unless given
@@ -95,7 +97,7 @@ def pairs_of(
         if rows or foreign: pairs.append(Pair(base, each, rows, foreign))
     return pairs
 
-# %% ../../nbs/tools/compare.ipynb #bd773e63
+# %% ../../nbs/tools/compare.ipynb #e0f6825e
 _NAMES = dict(exact="exactly right", answer="score", sufficient="observation suffices",
               format="template kept", mismatch="think and answer differ")
 
@@ -107,15 +109,17 @@ def _cell(found, ink):
     return B(percent(found["mean"])), Small(text), interval_bar(found["mean"], found["lo"], found["hi"], ink)
 
 def _table_section(found):
-    rows, measures = [], [name for name in MEASURES if any(row.get(name) is not None for each in found for row in each.rows)]
-    for each in found:
-        if not each.rows: continue
-        told = summarise(each.rows)
-        rows.append([B(each.name), *[_cell(told[name], _ink(each)) for name in measures], decimal(told["n"], 0)])
-    note = "Means over all questions of each evaluation, with 95% intervals. Two lines are comparable where the questions are the same."
-    return section("Results", table(["", *[_NAMES[name] for name in measures], "questions"], rows, (len(measures) + 1,)) if rows else None, note=note)
+    told = {each.name: (each, summarise(each.rows)) for each in found if each.rows}
+    if not told: return None
+    measures = [name for name in MEASURES if any(shares[name] for _, shares in told.values())]
+    rows = [[B(name), *[_cell(shares[measure], _ink(each)) for measure in measures], decimal(shares["n"], 0)]
+            for name, (each, shares) in told.items()]
+    head = ["", *[_NAMES[name] for name in measures], "questions"]
+    note = ("Means over all questions of each evaluation, with 95% intervals. "
+            "Two lines are comparable where the questions are the same.")
+    return section("Results", table(head, rows, (len(head) - 1,)), note=note)
 
-# %% ../../nbs/tools/compare.ipynb #72dcc846
+# %% ../../nbs/tools/compare.ipynb #672ab3bb
 def _forest(gaps):
     "(name, gap) of each pair as marks about 0."
     def draw(ax):
@@ -125,11 +129,14 @@ def _forest(gaps):
             ax.plot([100 * gap["lo"], 100 * gap["hi"]], [at, at], color=ink)
             ax.plot([100 * gap["diff"]], [at], mark, color=ink, markersize=5, fillstyle="full" if sure else "none")
         ax.axvline(0, color=TEXT, linewidth=1, linestyle="--")
-        ax.set(yticks=range(len(gaps)), yticklabels=[name for name, _ in reversed(gaps)], xlabel="points; ● interval without 0, □ with it")
+        names = [name for name, _ in reversed(gaps)]
+        ax.set(yticks=range(len(gaps)), yticklabels=names, ylim=(-.6, len(gaps) - .4))
+        ax.set(xlabel="points; ● interval without 0, □ with it")
         ax.grid(axis="y", visible=False)
     alt = "; ".join(f"{name} {100 * gap['diff']:+.1f} points" for name, gap in gaps)
     return Chart(draw, alt, 5.4, .7 + .28 * len(gaps))
 
+# %% ../../nbs/tools/compare.ipynb #17922782
 def _said(gap):
     return f"{signed(100 * gap['diff'], 1)} [{signed(100 * gap['lo'], 1)}, {signed(100 * gap['hi'], 1)}]"
 
@@ -148,20 +155,22 @@ def _differences_section(pairs):
     note = "In pairs, over the questions that both answered; p by the exact test of McNemar, for each pair alone."
     return section("Differences", *parts, table(head, rows, (1, 2, 3, 4, 5)) if rows else None, note=note)
 
-# %% ../../nbs/tools/compare.ipynb #0999b1f6
+# %% ../../nbs/tools/compare.ipynb #ec864425
 def _kinds_section(found):
     evaluated = [each for each in found if each.rows]
     kinds = dict.fromkeys(str(row["kind"]) for each in evaluated for row in each.rows)
     rows = []
     for kind in kinds:
-        told = [summarise([row for row in each.rows if str(row["kind"]) == kind])["exact"] for each in evaluated]
-        rows.append([kind, *[percent(one["mean"]) if one else "–" for one in told], max((one["n"] for one in told if one), default=0)])
+        told = [interval([row["exact"] for row in each.rows if str(row["kind"]) == kind]) for each in evaluated]
+        shares = [percent(one["mean"]) if one else "–" for one in told]
+        rows.append([kind, *shares, max((one["n"] for one in told if one), default=0)])
     if len(rows) < 2: return None
     head = ["kind", *[each.name for each in evaluated], "n"]
-    return section("By kind of question", folded("Exactly right", len(rows), table(head, rows, range(1, len(head)))),
-                   note="Few questions stand behind each cell, so small differences mean little.")
+    note = "Few questions stand behind each cell, so small differences mean little."
+    shown = folded("Exactly right", len(rows), table(head, rows, range(1, len(head))))
+    return section("By kind of question", shown, note=note)
 
-# %% ../../nbs/tools/compare.ipynb #f2caa942
+# %% ../../nbs/tools/compare.ipynb #22f7e33d
 _CURVES = dict(
     reward_perception="Perception reward", reward_reasoning="Reasoning reward",
     accuracy_perception="Perception accuracy", accuracy_reasoning="Reasoning accuracy",
@@ -176,32 +185,36 @@ def _line(outcome, key):
 
 def _curves_section(found):
     trained = [each for each in found if any("reward_perception" in row for row in each.steps)]
-    panels = [curves({each.name: _line(each, key) for each in trained}, title, floor=None) for key, title in _CURVES.items()]
-    panels = [panel for panel in panels if panel is not None]
+    def panel(key, title): return curves({each.name: _line(each, key) for each in trained}, title, floor=None)
+    panels = [drawn for item in _CURVES.items() if (drawn := panel(*item)) is not None]
     if not panels: return None
     key = keys({each.name: _ink(each) for each in trained})
     note = "Faint: each step. Bold: moving mean. The axes do not start at 0."
     return section("While training", key, Div(*panels, cls="grid"), note=note)
 
-# %% ../../nbs/tools/compare.ipynb #c5023343
+# %% ../../nbs/tools/compare.ipynb #70fe9754
 LARGEST_CLIP = 400_000 # bytes that the page carries of one clip
 
 def _clip(outcome, record):
     "The clip, playing on demand; its frames; or why there is none."
     try: path = resolve(record.path, outcome.home)
     except RecordError as e: return P(str(e), cls="soft")
-    if not record.path or not path.is_file(): return P(f"The clip {record.path or ''} is not in the run's folder.", cls="soft")
+    if not record.path or not path.is_file():
+        return P(f"The clip {record.path or ''} is not in the run's folder.", cls="soft")
     try: poster = png_uri(contact_sheet(read_media(path, record.data_type, 8), scale=1.5))
     except ValueError as e: return P(f"The clip cannot be read: {e}", cls="soft")
-    words = f"The clip of the question: {record.problem}"
+    return _playing(path, poster, record.problem)
+
+def _playing(path, poster, words):
     small = path.suffix == ".mp4" and path.stat().st_size <= LARGEST_CLIP
-    frames = ft("img", src=poster, alt=f"Frames of the clip, in order: {record.problem}", style="max-width:100%")
+    frames = Img(src=poster, alt=f"Frames of the clip, in order: {words}", style="max-width:100%")
     if not small: return frames
     data = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
-    how = dict(controls=True, loop=True, muted=True, playsinline=True, preload="metadata", style="width:168px;max-width:100%")
-    return Div(ft("video", src=data, aria_label=words, **how), frames)
+    how = dict(controls=True, loop=True, muted=True, playsinline=True, preload="metadata")
+    look = "width:168px;max-width:100%"
+    return Div(Video(src=data, aria_label=f"The clip of the question: {words}", style=look, **how), frames)
 
-# %% ../../nbs/tools/compare.ipynb #9a0d2a61
+# %% ../../nbs/tools/compare.ipynb #4fbc8c8b
 def _sign(value, yes, no):
     if value is None: return None
     text = f"✓ {yes}" if value else f"✗ {no}"
@@ -211,13 +224,16 @@ def _card(outcome, row):
     "What one arm wrote, in process colours, and what was found of it."
     if row is None: return Div(H3(outcome.name), P("did not answer this question", cls="soft"))
     right = None if row.get("exact") is None else row["exact"] == 1
+    agrees = None if row.get("mismatch") is None else not row["mismatch"]
     signs = [_sign(right, "right", "wrong"), _sign(row.get("sufficient"), "suffices", "does not suffice"),
-             _sign(None if row.get("mismatch") is None else not row["mismatch"], "answers as it thought", "thought otherwise")]
+             _sign(agrees, "answers as it thought", "thought otherwise")]
     text = row.get("output") or ""
     trace = parse(text)
-    body = Safe(trace._repr_html_()) if trace.spans else P(text or row.get("left_out") or "no response", style="white-space:pre-wrap")
-    return Div(H3(outcome.name, style=f"border-left:4px solid {_ink(outcome)};padding-left:6px"), *filter(None, signs), body)
+    plain = P(text or f"no response: {row.get('left_out') or ''}", style="white-space:pre-wrap")
+    title = H3(outcome.name, style=f"border-left:4px solid {_ink(outcome)};padding-left:6px")
+    return Div(title, *filter(None, signs), Safe(trace._repr_html_()) if trace.spans else plain)
 
+# %% ../../nbs/tools/compare.ipynb #c5d47a9d
 def _example(group, problem_id):
     rows = {each.name: next((row for row in each.rows if row["problem_id"] == problem_id), None) for each in group}
     owner = next(each for each in group if problem_id in each.records)
@@ -227,7 +243,7 @@ def _example(group, problem_id):
     cards = [_card(each, rows[each.name]) for each in group]
     return Div(head, _clip(owner, record), Div(*cards, cls="grid"), style="margin:0 0 22px")
 
-# %% ../../nbs/tools/compare.ipynb #047db250
+# %% ../../nbs/tools/compare.ipynb #fb16bfeb
 def _telling(pairs, n):
     "Ids of questions on which pairs part: both directions by turns, then those where none does."
     ways = {True: [], False: []}
@@ -237,9 +253,11 @@ def _telling(pairs, n):
             if (x["exact"] == 1) != (y["exact"] == 1): ways[y["exact"] == 1].append((pair.a.run, x["problem_id"]))
     turns = [each for both in zip(*ways.values()) for each in both]
     longer = max(ways.values(), key=len)
-    rest = [(pair.a.run, x["problem_id"]) for pair in pairs for x, _ in pair.rows if x["problem_id"] in pair.a.records]
+    every = [(pair, x["problem_id"]) for pair in pairs for x, _ in pair.rows]
+    rest = [(pair.a.run, problem_id) for pair, problem_id in every if problem_id in pair.a.records]
     return list(dict.fromkeys([*turns, *longer, *rest]))[:n]
 
+# %% ../../nbs/tools/compare.ipynb #21671bdd
 def _examples_section(found, pairs, n):
     parts = []
     for run, problem_id in _telling(pairs[::-1], n):
@@ -247,10 +265,10 @@ def _examples_section(found, pairs, n):
                  if any(row["problem_id"] == problem_id for row in each.rows) and problem_id not in pair.foreign}
         group = [each for each in found if id(each) in known]
         if any(problem_id in each.records for each in group): parts.append(_example(group, problem_id))
-    note = "Questions on which the arms part come first. Underlines tell the processes: solid perception, double reasoning."
+    note = "Questions on which the arms part come first. Underlines: solid perception, double reasoning."
     return section("The same question", Safe(legend_html()) if parts else None, *parts, note=note) if parts else None
 
-# %% ../../nbs/tools/compare.ipynb #9abf5d4b
+# %% ../../nbs/tools/compare.ipynb #c613ab3a
 def _verdicts(pairs):
     for pair in pairs:
         gap = pair.gap()
@@ -263,19 +281,24 @@ def _verdicts(pairs):
 def _notes_section(found, pairs):
     notes = [note for each in found for note in each.notes]
     for pair in pairs:
-        if pair.foreign: notes.append(f"{pair.name}: {len(pair.foreign)} ids stand for different questions and were left out, the first {pair.foreign[0]!r}")
-    left = sorted({each.name for each in found if each.rows} - {each.name for pair in pairs for each in (pair.a, pair.b)})
+        if not pair.foreign: continue
+        what = f"{len(pair.foreign)} ids stand for different questions and were left out"
+        notes.append(f"{pair.name}: {what}, the first {pair.foreign[0]!r}")
+    known = {each.name for pair in pairs for each in (pair.a, pair.b)}
+    left = sorted({each.name for each in found if each.rows} - known)
     if left: notes.append(f"{', '.join(left)}: no question in common with another, so nothing is compared")
     return section("Notes", *[P(note) for note in dict.fromkeys(notes)]) if notes else None
 
+# %% ../../nbs/tools/compare.ipynb #6043a727
 _DARK = """@media(prefers-color-scheme:dark){.vp,.vp main{background:#14181f;color:#e7eaf0}body{background:#14181f}
 .vp section{background:#1d222b;color:#e7eaf0;border-color:#39414d}.vp td,.vp th{border-color:#39414d}
-.vp .soft,.vp th,.vp figcaption,.vp footer,.vp .key{color:#b3bcc9}.vp .chip{background:#1d222b;color:#e7eaf0;border-color:#5f6b7c}
+.vp .soft,.vp th,.vp figcaption,.vp footer,.vp .key{color:#b3bcc9}
+.vp .chip{background:#1d222b;color:#e7eaf0;border-color:#5f6b7c}
 .vp .thin,.vp .bar{background:#39414d}.vp svg{background:#fff;border-radius:6px}.vp h1,.vp h2,.vp h3{color:inherit}
 .vp [style*="border-left:4px solid #111827"]{border-color:#9aa4b2!important}}
 .vp .grid>*{min-width:0;overflow-wrap:anywhere}"""
 
-# %% ../../nbs/tools/compare.ipynb #d87846bd
+# %% ../../nbs/tools/compare.ipynb #9ed9635c
 def compare_page(
     found: list,        # of `Outcome`
     against: str = None, # as in `pairs_of`
@@ -285,7 +308,7 @@ def compare_page(
     if len(found) < 2: raise ValueError("one arm alone has nothing to be compared with; give another run")
     pairs = pairs_of(found, against)
     evaluated = [each for each in found if each.rows]
-    if len(evaluated) > 1 and not pairs:
+    if len(evaluated) > 1 and not any(pair.rows for pair in pairs):
         names = " and ".join(each.name for each in evaluated[:3])
         raise ValueError(f"{names} have no question in common: each has another run's questions; "
                          "give runs that were evaluated on the same held-out set")
