@@ -3,6 +3,7 @@ import json, os, shutil, subprocess, sys, textwrap
 
 from pathlib import Path
 import pytest, torch
+from transformers import AutoModelForImageTextToText
 from videop2r.cot import SHORT
 from videop2r.data import read_jsonl
 
@@ -96,7 +97,6 @@ def test_entropy_is_counted_once_and_only_where_it_is_wanted(monkeypatch):
 
 def towers(model_type, **more):
     "Two equal models: the family's own tower, window by window, and ours."
-    from transformers import AutoModelForImageTextToText
     torch.manual_seed(0)
     config = tiny_config(Coder(Coder.load(SAMPLES / "base").tokenizer, FAMILIES[model_type]), 64, 1, 64, 3)
     for name, value in more.items(): setattr(config.vision_config, name, value)
@@ -160,6 +160,26 @@ def test_a_card_that_is_too_old_for_flash_attention_is_named(monkeypatch):
     with pytest.raises(ValueError, match="needs a card of capability 8.0, where Tesla T4 has 7.5; use sdpa"): check_attention("flash_attention_2", "cuda", torch.float16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
     assert check_attention("flash_attention_2", "cuda", torch.float16) == "flash_attention_2" and check_attention(None, "cpu", torch.float32) == "sdpa"
+
+@pytest.mark.parametrize("command", ["sft", "rl"])
+def test_a_run_from_before_the_flag_goes_on_and_may_change_its_attention(tmp_path, monkeypatch, capsys, command):
+    asked, real = [], AutoModelForImageTextToText.from_pretrained
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *a, **kw: asked.append(kw["attn_implementation"]) or real(*a, **kw))
+    given, file = words(command, tmp_path), tmp_path / "run/settings.json"
+    assert main(given) == 0
+    told = json.loads(file.read_text())
+    assert told["settings"].pop("attention") is None
+    file.write_text(json.dumps(told))
+    assert main(given) == 0 and main([*given, "--attention", "eager"]) == 0 and asked == ["sdpa", "sdpa", "eager"]
+    assert main([*given, "--attention", "flash_attention_2"]) == 1 and "needs the package flash-attn" in capsys.readouterr().err
+
+def test_a_question_takes_the_attention_that_is_given(monkeypatch, capsys):
+    asked, real = [], AutoModelForImageTextToText.from_pretrained
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *a, **kw: asked.append(kw["attn_implementation"]) or real(*a, **kw))
+    given = ["ask", SAMPLES / "teacher", SAMPLES / RECORDS[0].path, "What moves?", "--frames", 2]
+    said = [(main(list(map(str, [*given, *more]))), capsys.readouterr().out) for more in ([], ["--attention", "eager"])]
+    assert said[0] == said[1] and said[0][0] == 0 and asked == ["sdpa", "eager"]
+    assert main(list(map(str, [*given, "--attention", "linear"]))) == 1 and "attention is 'linear'; use one of sdpa" in capsys.readouterr().err
 
 # ---- the hub
 

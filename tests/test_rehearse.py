@@ -41,9 +41,10 @@ def test_a_fault_of_trl_s_ends_nothing(monkeypatch):
     done = rehearse(BASE)
     assert done.rows[-1].note == "not run: OutOfMemoryError: CUDA out of memory. Tried to allocate 9 GiB" and done.fits and done.good
 
-def test_trl_s_gradient_is_ours():
-    "Of the same group, on the batch in which every row has its own prompt and clip."
+def test_trl_s_gradient_is_ours(monkeypatch):
+    "Of the same group, on the batch in which every row has its own prompt and clip; TRL knows no forbidden ids."
     pytest.importorskip("trl")
+    monkeypatch.setattr(module.Coder, "forbidden", lambda self, n: [])
     shape = replace(eighth(shape_of("4b")), layers=3, v_layers=5)
     coder = coder_of(shape)
     policy = Policy(add_lora(filled(hollow(config_of(shape, coder), dtype=torch.float32), "cpu"), coder.family, 2), coder)
@@ -59,8 +60,9 @@ def test_trl_s_gradient_is_ours():
     module.backward(policy, s.prompts, s.features, rollout, s.rl)
     ours = gradient()
     policy.model.zero_grad()
+    policy.train() # or TRL takes no share of the accumulated steps
     module.peer_gradient(policy, prompt, s.words, rollout.mask, rollout.old, rollout.ref, torch.ones(len(s.words)), 2, s.rl.beta)()
-    assert (gradient() - ours).norm() < 1e-3 * ours.norm()
+    assert (gradient() - ours).norm() < 1e-4 * ours.norm()
 
 def test_a_difference_or_a_lack_of_memory_is_exit_code_2(monkeypatch, capsys):
     with monkeypatch.context() as m:
