@@ -299,6 +299,7 @@ def as_shipped():
     try: yield
     except Exception as error:
         if {"IN_TEST", "PYTEST_CURRENT_TEST"} & os.environ.keys(): raise
+        if isinstance(error, NameError): return # it needs what a check before it did not reach
         lines = [frame.line for frame in traceback.extract_tb(error.__traceback__)[1:]]
         found = lines[0] if lines and lines[0] else type(error).__name__
         print(f"Since something was changed, this no longer holds: {found}")
