@@ -8,7 +8,7 @@ __all__ = ['fold', 'read', 'normal', 'Options', 'lettered', 'shown', 'stated', '
 # %% ../../nbs/engine/notation.ipynb #1c74d92a
 import html, re, unicodedata
 from functools import cache, cached_property, lru_cache
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 # %% ../../nbs/engine/notation.ipynb #91c347b9
 _ALIKE = {
@@ -261,25 +261,31 @@ _DENIED = re.compile(
     r"|(?:不是|并非|而非|不|没有|ではなく)[ (\"']*)$")
 _OR = re.compile(r"[ ,\"')]*(?:\b(?:or|oder|ou|или|nor)\b|或者?|還是|还是|または|또는)[ ,\"'(]*(?:option )?")
 
-def _edged(form):
-    "A pattern of a text as whole words, in scripts that part them."
-    spaced = rf"[^\W_{_UNSPACED}]"
-    start = rf"(?<!{spaced})(?<!\d[.,])" if re.match(spaced, form) else ""
-    end = rf"(?!{spaced})(?![.,]\d)(?! (?:answer|option|choice)\b)"
-    return start + re.escape(form) + (end if re.match(spaced, form[-1]) else "")
+_PARTED = rf"[^\W_{_UNSPACED}]", "[A-Za-z0-9]" # a letter or digit of a script that parts words; of ASCII: soon compiled
+_is_parted = re.compile(_PARTED[0]).match
 
-def _longest(forms, write):
-    return "|".join(map(write, sorted(forms, key=len, reverse=True))) or "(?!)"
+def _edges(form): return bool(_is_parted(form)), bool(_is_parted(form[-1]))
+
+def _edged(forms, parted):
+    "A pattern of texts as whole words, in scripts that part them; texts of the same edges share them."
+    def whole(edges, run):
+        start = rf"(?<!{parted})(?<!\d[.,])" if edges[0] else ""
+        end = rf"(?!{parted})(?![.,]\d)(?! (?:answer|option|choice)\b)" if edges[1] else ""
+        return f"{start}(?:{'|'.join(map(re.escape, run))}){end}"
+    ordered = sorted(forms, key=len, reverse=True)
+    return "|".join(whole(*each) for each in groupby(ordered, _edges)) or "(?!)"
+
+def _longest(forms): return "|".join(map(re.escape, sorted(forms, key=len, reverse=True))) or "(?!)"
 
 @lru_cache(1 << 10)
-def _finder(options):
-    "A pattern of all that names one of the options within a text."
-    known = _known(options)
-    texts = _longest({form for form in known.forms[2] if len(form) > 1 or form.isdigit()}, _edged)
-    names = _longest(known.names, re.escape)
+def _finder(options, ascii):
+    "A pattern of all that names one of the options within a text; one of ASCII needs less."
+    known, parted = _known(options), _PARTED[ascii]
+    texts = _edged({form for form in known.forms[2] if len(form) > 1 or form.isdigit()}, parted)
+    names = _longest(known.names)
     said = (r"(?:option|choice|answer|letter|choose|pick|选项|选|答案)"
             r"(?: is| should be| must be|是|为)?[ :]*\(?")
-    alone = rf"(?![^\W_{_UNSPACED}]| (?!is\b|fits\b|and\b|or\b)[a-z])"
+    alone = rf"(?!{parted}| (?!is\b|fits\b|and\b|or\b)[a-z])"
     return re.compile(rf"({texts})|{said}({names})\)?{alone}|\(({names})\)")
 
 # %% ../../nbs/engine/notation.ipynb #7274974a
@@ -292,7 +298,7 @@ def _mention(known, match):
 def mentioned(text: str, options: list) -> list: # letters in order; None for "this or that"
     "The options that a text names and does not deny."
     known, text, end, found = _known(tuple(options)), read(text).casefold(), 0, []
-    for match in _finder(tuple(options)).finditer(text):
+    for match in _finder(tuple(options), text.isascii()).finditer(text):
         if _DENIED.search(text, max(0, match.start() - 60), match.start()): continue
         letter = _mention(known, match)
         if found and _OR.fullmatch(text, end, match.start()): found[-1] = None
