@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BENCHMARKS', 'MAIN', 'Predictions', 'read_predictions', 'Marks', 'mark_all', 'numbers_of', 'Scores', 'score_all',
-           'Differences', 'differences', 'trait_of', 'Partings', 'partings', 'half_width']
+           'unscored', 'Differences', 'differences', 'trait_of', 'Partings', 'partings', 'half_width']
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #0805f3bf
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #049b980f
 import re, warnings
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from .engine.files import items
 from .engine.paint import escaped, markdown_table
 from .engine.rules import JUDGE, NO_RULE, SUITES, Mark, answer_text, mark
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #ea62c53c
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #ee1e910e
 BENCHMARKS = dict([
     ("vsi-bench", "VSI-Bench"), ("video-mmmu", "Video-MMMU"), ("mmvu", "MMVU"),
     ("vcr-bench", "VCR-Bench"), ("mvbench", "MVBench"), ("tempcompass", "TempCompass"),
@@ -28,7 +28,7 @@ def _wrong(where, name, what, remedy):
 
 _SHAPES = dict(id=str, kind=str, truth=str, video=str, group=dict, options=list)
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #0a0ddda9
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #3d5474fb
 def _checked(row, where, only):
     "The row; `RecordError` where it is none of a prediction."
     if not isinstance(row, dict):
@@ -47,7 +47,7 @@ def _checked(row, where, only):
         _wrong(where, "response", f"is a {type(row['response']).__name__}", "give text or null")
     return row
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #0ca425c5
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #9b2c62dd
 @dataclass
 class Predictions:
     "Rows that can be scored, and what was wrong with the others."
@@ -56,7 +56,7 @@ class Predictions:
 
 def _row_key(row): return row["benchmark"], row["id"]
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #3efbc6e0
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #108e9d11
 def read_predictions(
     path,             # .jsonl, or .json with a list; either with .gz
     only: str = None, # a benchmark: rows of another are faults
@@ -75,7 +75,7 @@ def read_predictions(
     raise ValueError(f"{path}: holds no prediction that can be scored"
                      + (f": {faults[0]}" if faults else ""))
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #e10ecc9b
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #f284cb8b
 @dataclass
 class Marks:
     "Predictions and what each suite makes of them."
@@ -88,7 +88,7 @@ def _asked(row, found, judge):
     yes = judge(row)
     return found if yes is None else Mark(answer_text(row["response"]), float(yes))
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #95b7c1e1
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #9a8ee0d9
 def mark_all(
     predictions: Predictions,
     suites=tuple(SUITES),  # names of rules
@@ -106,7 +106,7 @@ def mark_all(
         for suite, each in zip(suites, own): found[suite].append(each)
     return Marks(rows, found, faults)
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #e87ac9c1
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #5bb4f3fa
 def _where(rows, **wanted):
     "Which rows have these values, as a mask; a key of the group or a field."
     have = lambda row, key: row["group"].get(key, row.get(key))
@@ -126,7 +126,7 @@ def _every(rows): return np.ones(len(rows), bool)
 
 def _by(rows, key): return {value: _where(rows, **{key: value}) for value in _values(rows, key)}
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #0eb4b78a
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #9c6a17c3
 _LEVELS = ("easy", "medium", "hard")
 _SUBTASKS = ("object_counting", "object_size_estimation", "object_abs_distance",
              "room_size_estimation", "object_rel_distance", "route_planning",
@@ -150,7 +150,7 @@ def _four(rows):
     return {**tasks, "mean of tasks": list(tasks.values()), "all": _every(rows),
             **_by(rows, "aspect")}
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #8eb4fa7e
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #118b5009
 def _split(*keys):
     def trees(rows):
         found = {"all": _every(rows)}
@@ -173,7 +173,7 @@ def numbers_of(
     trees = _NUMBERS[benchmark](rows)
     return {name: tree for name, tree in trees.items() if _there([tree])}
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #0cb11801
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #a0100478
 def _arrays(rows, marks):
     "Scores (n,), and for each denominator which rows it holds (n,)."
     unscored = {row["kind"] for row, each in zip(rows, marks) if each.why in (JUDGE, NO_RULE)}
@@ -190,7 +190,7 @@ def _fold(tree, means):
     if isinstance(tree, np.ndarray): return next(means)
     return np.nanmean(np.stack([_fold(part, means) for part in tree]), 0)
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #4a2ffc24
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #68ac41ff
 def _evaluate(trees, score, held, clusters, weights):
     "name -> value (k,), for k weightings (k, c) of the clusters; NaN where nothing counts."
     leaves = [leaf & held for tree in trees.values() for leaf in _leaves(tree)]
@@ -202,7 +202,7 @@ def _evaluate(trees, score, held, clusters, weights):
         columns = iter(means.T)
         return {name: _fold(tree, columns) for name, tree in trees.items()}
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #87a0196b
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #975779f3
 def _places(labels):
     known = {}
     return np.array([known.setdefault(label, len(known)) for label in labels])
@@ -227,7 +227,7 @@ def _clusters(rows, draws, seed):
     both = dict(questions=np.arange(len(rows)), videos=videos)
     return {name: (of, _draws(of.max() + 1, draws, seed)) for name, of in both.items()}
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #f54681d0
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #4334172d
 def _of_benchmark(benchmark, rows, found, draws, seed):
     "The numbers of one benchmark under every rule."
     trees, drawn = numbers_of(benchmark, rows), _clusters(rows, draws, seed)
@@ -246,7 +246,7 @@ def _of_benchmark(benchmark, rows, found, draws, seed):
             if row["n_all"]: yield told | dict(name=name, **row)
         if not held["all"].any(): yield told | dict(name=MAIN[benchmark], n_all=0)
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #44112c49
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #46b71e02
 class Scores(list):
     "A row (dict) for each benchmark, suite and number."
 
@@ -263,7 +263,7 @@ def score_all(
         if at: table += _of_benchmark(benchmark, [marks.rows[i] for i in at], found, draws, seed)
     return table
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #44e6270a
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #f4084c4e
 def _percent(value): return "–" if value is None or np.isnan(value) else f"{100 * value:.1f}"
 
 def _range(ends): return "–" if not ends else f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}"
@@ -273,6 +273,16 @@ def _over(row, name): return f"{_percent(row[name])} ({row[f'n_{name}']:,})"
 _HEAD = ["benchmark", "number", "rules", "as the suite counts", "questions", "videos",
          "of all", "of answered", "of media found"]
 
+def unscored(scores: Scores) -> list: # of texts
+    "What a suite leaves unscored of a benchmark of which it scores something."
+    found = {}
+    for row in scores:
+        for kind, n in row["not_scored"].items() if row["n_all"] else ():
+            found.setdefault((BENCHMARKS[row["benchmark"]], kind, n), {})[row["suite"]] = None
+    return [f"{name}: {n:,} of the kind {kind} are not scored by the rules of {', '.join(suites)}"
+            for (name, kind, n), suites in found.items()]
+
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #a63ebca6
 def _shown(row):
     if not row["n_all"]: return ["not scored: it has no such rule, or needs a judge", *[""] * 5]
     ends = [_range(row[name]) for name in ("questions", "videos")]
@@ -282,19 +292,16 @@ def _shown(row):
 def _repr_markdown_(self: Scores):
     rows = [[BENCHMARKS[row["benchmark"]], escaped(row["name"]), row["suite"], *_shown(row)]
             for row in self]
-    left = {(BENCHMARKS[row["benchmark"]], kind, n, row["suite"])
-            for row in self for kind, n in row["not_scored"].items()}
-    notes = [f"\n\n{name}, {escaped(kind)}: {n:,} not scored under {suite}"
-             for name, kind, n, suite in sorted(left)]
+    notes = [f"\n\n{note}" for note in unscored(self)]
     return markdown_table(_HEAD, rows, range(3, 9)) + "".join(notes)
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #81f97783
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #f5636acd
 @patch
 def main(self: Scores) -> Scores:
     "The one number of each benchmark that its own scorer prints."
     return Scores(row for row in self if row["name"] == MAIN[row["benchmark"]])
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #037eb1a3
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #e9ed891d
 class Differences(list):
     "A row (dict) for each benchmark and suite: b minus a, with its intervals."
 
@@ -313,7 +320,7 @@ def _paired(benchmark, suite, a, b, draws, seed):
     told = dict(benchmark=benchmark, suite=suite, name=name, difference=value, **ends)
     yield dict(told, better=better, worse=worse, n=int(held.sum()))
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #e6cf59e0
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #d2eeb823
 def differences(
     a: Marks, b: Marks,  # the same rules
     draws: int = 1000, seed: int = 0,
@@ -331,7 +338,7 @@ def differences(
     raise ValueError("no question stands in both files and is scored in both; give two files "
                      "of one benchmark")
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #6259bca0
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #54183767
 @patch
 def _repr_markdown_(self: Differences):
     def sure(row): return "" if row["videos"][0] <= 0 <= row["videos"][1] else " ●"
@@ -343,7 +350,7 @@ def _repr_markdown_(self: Differences):
     note = "\n\n● the interval over videos does not hold 0"
     return markdown_table(head, rows, range(3, 9)) + note
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #c7f38a2f
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #ffc92a4d
 def _lone(text): return re.fullmatch(r"\(?[A-Za-z]\)?[.):]?", text.strip())
 
 _TRAITS = ( # name, whether a row and its answer's text have it
@@ -362,7 +369,7 @@ _TRAITS = ( # name, whether a row and its answer's text have it
     ("several letters", lambda row, text: len(set(re.findall(r"\b[A-J]\b", text))) > 1),
     ("a sentence", lambda row, text: len(text.split()) > 3))
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #3c184da4
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #d2696dde
 def _bare(text): return re.fullmatch(r"\s*[-+]?\d+(?:\.\d+)?\s*", text)
 
 def trait_of(row: dict) -> str:
@@ -370,7 +377,7 @@ def trait_of(row: dict) -> str:
     text = answer_text(row["response"] or "")
     return next((name for name, has in _TRAITS if has(row, text)), "other words")
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #665f4e37
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #431dcb3e
 class Partings(list):
     "A row (dict) for each benchmark and trait: how many replies, each rule's mean, examples."
 
@@ -390,7 +397,7 @@ def partings(
     rows = [_told(marks, *key, at, examples) for key, at in found.items()]
     return Partings(sorted(rows, key=lambda row: -row["n"]))
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #2278db05
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #e22100fb
 def _told(marks, benchmark, trait, at, most):
     "A row of `Partings`."
     def of(i): return {suite: own[i] for suite, own in marks.marks.items()}
@@ -410,7 +417,7 @@ def _repr_markdown_(self: Partings):
     head = ["benchmark", "the reply is", "replies", *suites, "such as"]
     return markdown_table(head, rows, range(2, 3 + len(suites)))
 
-# %% ../nbs/4_evidence/5_benchmarks.ipynb #ac0775a7
+# %% ../nbs/4_evidence/5_benchmarks.ipynb #f01fe6df
 def half_width(
     n: int,             # questions asked
     total: int = None,  # of so many; None: of very many

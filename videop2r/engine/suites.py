@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WHERE', 'VARIANTS', 'SUBJECTS', 'MV_TASKS', 'READERS', 'Suite', 'read_suite', 'missing_media', 'told_missing',
-           'Within', 'SuiteReader', 'suite_prompt']
+           'check_media', 'Within', 'SuiteReader', 'suite_prompt']
 
-# %% ../../nbs/engine/suites.ipynb #8fd045d4
+# %% ../../nbs/engine/suites.ipynb #83ec1d9e
 import csv, io, json, os, re
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ from .media import Reader, sampler_key
 from .paint import escaped, markdown_table
 from ..video import Clip, VideoError, sample_indices, sampled_fps, shrink, uniform
 
-# %% ../../nbs/engine/suites.ipynb #4b1a0e4c
+# %% ../../nbs/engine/suites.ipynb #964c84b6
 WHERE = {
     "vsi-bench": "test.jsonl (or a parquet) of nyu-visionx/VSI-Bench; media: arkitscenes/, scannet/ and scannetpp/, "
                  "unzipped, in the media folder",
@@ -48,7 +48,7 @@ VARIANTS = { # questions -> what such a file is
     "tempcompass": {7540: "four tasks", 1580: "multi-choice", 2453: "yes_no", 1503: "caption_matching", 2004: "captioning"},
     "video-mme": {2700: "full"}}
 
-# %% ../../nbs/engine/suites.ipynb #a16dd559
+# %% ../../nbs/engine/suites.ipynb #add5a56e
 _KINDS = (".json", ".jsonl", ".gz", ".parquet", ".tsv")
 
 def _parquet(path):
@@ -78,7 +78,7 @@ def _nested(found):
         for aspect, rows in aspects.items() if isinstance(aspects, dict) else ():
             for row in rows: yield "", dict(row, video_id=name, dim=aspect)
 
-# %% ../../nbs/engine/suites.ipynb #36dae2eb
+# %% ../../nbs/engine/suites.ipynb #90b7f7b4
 def _rows_of(path):
     "(where, tag, row or `RecordError`) of one file."
     tags = [path.parent.name, path.name.split(".")[0]]
@@ -100,7 +100,7 @@ def _raw(path):
     inside = sorted(each for each in path.rglob("*") if each.suffix in _KINDS) if path.is_dir() else [path]
     for each in inside: yield from _rows_of(each)
 
-# %% ../../nbs/engine/suites.ipynb #756e2bcf
+# %% ../../nbs/engine/suites.ipynb #98246ffb
 def _need(row, *names):
     for name in names:
         value = row.get(name)
@@ -128,7 +128,7 @@ def _question(benchmark, name, problem, kind, truth, path, options=(), **more):
     how = dict(data_type="video", solution=f"<answer>{truth}</answer>", answer=str(truth))
     return Record(problem_id=str(name), problem=problem, problem_type=kind, path=path, options=list(options), extra=extra, **how)
 
-# %% ../../nbs/engine/suites.ipynb #ebc8148c
+# %% ../../nbs/engine/suites.ipynb #b2c22528
 def _vsi(row, tags, n):
     name, scenes, scene, task, text, truth = _need(row, "id", "dataset", "scene_name", "question_type", "question", "ground_truth")
     options = _lettered(row.get("options") or [])
@@ -149,7 +149,7 @@ def _mmmu_group(name, track):
     group = dict(track=track, subject=subject, discipline=_FIELD.get(subject, ""))
     return {key: value for key, value in group.items() if value}
 
-# %% ../../nbs/engine/suites.ipynb #9bc345df
+# %% ../../nbs/engine/suites.ipynb #240e471b
 def _mmmu(row, tags, n):
     name, text, truth, form = _need(row, "id", "question", "answer", "question_type")
     track = next((track for track in _TRACKS if track in tags), "")
@@ -161,7 +161,7 @@ def _mmmu(row, tags, n):
     where = f"{group['discipline']}/" if "discipline" in group else ""
     return _question("video-mmmu", f"{track}/{name}", text, kind, truth, f"{where}{name}.mp4", [] if form == "open" else options, **more)
 
-# %% ../../nbs/engine/suites.ipynb #3defd701
+# %% ../../nbs/engine/suites.ipynb #b045ce0f
 _DISCIPLINES = {
     "Science": "Biology Chemistry Modern_Physics Astronomy Geography Materials_Science Neurobiology Electromagnetism "
                "Thermodynamics Mechanics",
@@ -183,7 +183,7 @@ def _mmvu(row, tags, n):
     options = _choices(row.get("choices") or {}) if form == "multiple-choice" else []
     return _question("mmvu", name, text, "multiple choice" if options else "open", truth, path, options, group=_mmvu_group(path))
 
-# %% ../../nbs/engine/suites.ipynb #1d3b61d4
+# %% ../../nbs/engine/suites.ipynb #289016ee
 def _length(seconds): return "up to 60 s" if seconds <= 60 else "up to 300 s" if seconds <= 300 else "longer"
 
 def _vcr(row, tags, n):
@@ -197,7 +197,7 @@ def _vcr(row, tags, n):
     options = options if kind == "multiple choice" else []
     return _question("vcr-bench", name, text, kind, truth, path, options, group={k: v for k, v in group.items() if v})
 
-# %% ../../nbs/engine/suites.ipynb #c43df2fc
+# %% ../../nbs/engine/suites.ipynb #4e1ec6aa
 _FOLDERS = {
     "star/Charades_v1_480": "action_sequence action_prediction object_interaction", "sta/sta_video": "action_localization",
     "tvqa/frames_fps3_hq": "episodic_reasoning", "ssv2_video": "action_antonym",
@@ -225,7 +225,7 @@ def _mv(row, tags, n):
     more = dict(clip=None if cut else _bounds(row), frames=dict(fps=3., first=1) if framed else None, group=dict(task=task))
     return _question("mvbench", f"{task}/{n}", text, "multiple choice", chr(ord("A") + given.index(truth)), path, _lettered(given), **more)
 
-# %% ../../nbs/engine/suites.ipynb #1202d113
+# %% ../../nbs/engine/suites.ipynb #e4b703c3
 _TC_KINDS = {"multi-choice": "multiple choice", "yes_no": "yes or no", "caption_matching": "caption matching", "captioning": "captioning"}
 
 def _tc_task(row, tags):
@@ -251,7 +251,7 @@ def _mme(row, tags, n):
     group = {key: str(row[own]) for key, own in names.items() if row.get(own)}
     return _question("video-mme", name, text, "multiple choice", truth, f"videos/{video}.mp4", _lettered(row.get("options") or []), group=group)
 
-# %% ../../nbs/engine/suites.ipynb #dc16adb6
+# %% ../../nbs/engine/suites.ipynb #6243f2ac
 _SOURCES = { # what a path or a field of such a file looks like
     "vsi-bench": lambda row: re.match(r"\.?/?(arkitscenes|scannet(pp)?)/", row["path"]),
     "video-mmmu": lambda row: re.fullmatch(r"\.?/?(.*/)?(validation|dev|test|new)_\w+_\d+\.mp4", row["path"]),
@@ -271,7 +271,7 @@ def _block(benchmark, row, n, total):
     if benchmark != "video-mmmu": return {}
     return _mmmu_group(Path(row["path"]).stem, _TRACKS[n // 300] if total == 900 else "")
 
-# %% ../../nbs/engine/suites.ipynb #203aff98
+# %% ../../nbs/engine/suites.ipynb #3ed8a969
 _KIND = {"open-ended": "open", "free-form": "open"}
 
 def _video_r1(benchmark, row, n, total):
@@ -284,7 +284,7 @@ def _video_r1(benchmark, row, n, total):
     more = dict(group=group, clip=_bounds(row), image=row.get("image_path"), last=group.get("track") == "Adaptation")
     return _question(benchmark, row.get("problem_id", n), own or text, _KIND.get(kind, kind), truth, path, options, **more)
 
-# %% ../../nbs/engine/suites.ipynb #8e4107f8
+# %% ../../nbs/engine/suites.ipynb #d5958360
 READERS = {"vsi-bench": _vsi, "video-mmmu": _mmmu, "mmvu": _mmvu, "vcr-bench": _vcr, "mvbench": _mv, "tempcompass": _tc, "video-mme": _mme}
 
 @dataclass
@@ -312,7 +312,7 @@ def _named(benchmark, path, records):
     if known: return f"{known}, {len(records):,} questions"
     return f"{len(records):,} questions, which is no known set: {', '.join(f'{n:,} ({name})' for n, name in VARIANTS[benchmark].items())}"
 
-# %% ../../nbs/engine/suites.ipynb #9b1b33cd
+# %% ../../nbs/engine/suites.ipynb #afecdbc4
 def read_suite(
     benchmark: str, # a key of `READERS`
     path,           # its official file or folder, or Video-R1's JSON of it
@@ -339,7 +339,7 @@ def _repr_markdown_(self: Suite):
     faults = "".join(f"\n\n{escaped(fault)}" for fault in self.faults[:5])
     return f"{self.benchmark}, {escaped(self.variant)}\n\n{markdown_table(['kind', 'group', 'questions'], rows, (2,))}{faults}"
 
-# %% ../../nbs/engine/suites.ipynb #6d833511
+# %% ../../nbs/engine/suites.ipynb #fc027aea
 def missing_media(
     records,  # of a `Suite`
     media,    # folder
@@ -364,7 +364,13 @@ def told_missing(lost: Counter, total: int, most: int = 5) -> str:
     gaps = [said for sign, said in _GAPS if any(sign in path for path in lost) or sign == ".webm" and any("ssv2" in path for path in lost)]
     return "; ".join([f"{len(lost):,} media are not there, for {lost.total():,} of {total:,} questions: {first}", *gaps])
 
-# %% ../../nbs/engine/suites.ipynb #0e671d6d
+# %% ../../nbs/engine/suites.ipynb #8a5bea2d
+def check_media(records, media):
+    "`ValueError` with what is missing and what to do, before a model is loaded or asked."
+    said = told_missing(missing_media(records, media), len(records))
+    if said: raise ValueError(f"{said}; get them, or go on without with --skip-missing")
+
+# %% ../../nbs/engine/suites.ipynb #0e402f69
 @dataclass(frozen=True)
 class Within:
     "A sampler that keeps to a record's own seconds, and to its last frame where the question is there."
@@ -391,7 +397,7 @@ class SuiteReader(Reader):
         clip = _of_frames(path, record, self.frames, **framed)
         return shrink(clip, family, self.min_pixels, self.pixels) if family else clip
 
-# %% ../../nbs/engine/suites.ipynb #0ef55e97
+# %% ../../nbs/engine/suites.ipynb #112de485
 def _of_frames(folder, record, n, fps, first):
     "A clip of numbered pictures, within the record's seconds."
     files = {int(each.stem): each for each in Path(folder).glob("*.jpg") if each.stem.isdigit()}
@@ -403,7 +409,7 @@ def _of_frames(folder, record, n, fps, first):
     times = [Film.timestamps[i] for i in chosen]
     return Clip(frames, sampled_fps(times, fps), chosen, times, str(folder))
 
-# %% ../../nbs/engine/suites.ipynb #25aa1191
+# %% ../../nbs/engine/suites.ipynb #5b178e1d
 _MORE_LINES = {
     "yes or no": "Inside the answer tags write yes or no and nothing else.",
     "caption matching": "Inside the answer tags copy the line that fits, as it is written.",
