@@ -543,6 +543,126 @@ def _rl(
     done = run_rl(*given, **changes)
     if done.main: _say(done._repr_markdown_())
 
+# %% ../../nbs/tools/cli.ipynb #1f2c3ec0
+_DECODING = Fields("videop2r.tools.predict", "Decoding", "frames pixels limit temperature top_p batch seed")
+_SETS = ("vsi-bench", "video-mmmu", "mmvu", "vcr-bench", "mvbench", "tempcompass", "video-mme", "records")
+_ASKED = Fields(*_CHAT, "effort headers extra", True, about="of a model behind a server: ")
+
+def _asked_model(word, adapter, nf4, send, workers, chat, settings):
+    "The model of a word, and how it is asked."
+    from videop2r.tools.predict import Decoding, Local, Served
+    how = Decoding(**{name: settings[name] for name in _DECODING.names.split()})
+    from videop2r.engine.remote import is_remote
+    if is_remote(word): return Served(word, how, send, workers, **chat)
+    return Local(word, how, adapter, nf4)
+
+# %% ../../nbs/tools/cli.ipynb #9129cc00
+@command(_DECODING, _ASKED)
+def _eval(
+    data: str,             # a benchmark's official file or folder, Video-R1's JSON of it, or records
+    media: Needed,         # folder of the media
+    model: Needed,         # folder or hub name, or openai:MODEL@URL
+    out: Needed,           # folder of the run; the same command goes on where it stopped
+    benchmark: one_of(*_SETS) = "records", # whose questions these are
+    adapter: str = None,   # folder or hub name of an adapter on the checkpoint
+    nf4: bool = False,     # load the checkpoint in four bits
+    subset: int = None,    # ask so many questions, drawn by task
+    prompt: str = None,    # file with the instruction; 'short' for the embedded models
+    workers: int = 2,      # threads that read media, or calls to a server at once
+    send: one_of("frames", "video") = "frames", # to a server
+    skip_missing: bool = False, # go on where media are not there
+    retry: bool = False,   # ask again what failed
+    cache: str = None,     # folder for decoded frames
+    seconds: float = None, # the most that reading one medium may take
+    timeout: float = 120., # seconds for a call to a server
+    **settings,
+):
+    "A model's replies to a benchmark, as predictions.jsonl"
+    reading, chat = dict(cache=cache, seconds=seconds), dict(_given(settings, _ASKED), timeout=timeout)
+    how = dict(prompt=_prompt(prompt), workers=workers, skip_missing=skip_missing, retry=retry)
+    asked = lambda: _asked_model(model, adapter, nf4, send, workers, chat, settings)
+    _answer_all(asked, benchmark, data, media, out, subset, reading, how, settings)
+
+# %% ../../nbs/tools/cli.ipynb #01fe8c46
+def _answer_all(asked, benchmark, data, media, out, subset, reading, how, settings):
+    "Questions and media first, then the model."
+    from videop2r.tools.predict import evaluate_suite, questions_of
+    from videop2r.engine.suites import SuiteReader, Within, check_media
+    questions = questions_of(benchmark, data)
+    for fault in questions.faults: _fault(fault)
+    if subset: questions = questions.subset(subset, settings["seed"])
+    if not how["skip_missing"]: check_media(questions.records, media)
+    reader = SuiteReader(media, settings["frames"], settings["pixels"], sampler=Within(), **reading)
+    done = evaluate_suite(asked(), questions, reader, out, **how)
+    _say(f"{done._repr_markdown_()}\n\npredictions: {out}/predictions.jsonl; score them: videop2r score {out}/predictions.jsonl")
+
+# %% ../../nbs/tools/cli.ipynb #95e3b427
+_SUITES = ("official", "video-r1", "easyvideor1", "lmms-eval", "vlmevalkit", "ours")
+
+def _chosen(text: str) -> tuple:
+    "`a,b` or all, as names of rules."
+    found = _SUITES if text == "all" else names(text)
+    wrong = [name for name in found if name not in _SUITES]
+    if wrong: raise ArgumentTypeError(f"{wrong[0]!r}: use some of {', '.join(_SUITES)}, or all")
+    return found
+
+# %% ../../nbs/tools/cli.ipynb #73edfe60
+@command(_JUDGE)
+def _score(
+    predictions: str,       # what `eval` wrote: .jsonl, or .json with a list; either with .gz
+    rules: _chosen = "all", # official, video-r1, easyvideor1, lmms-eval, vlmevalkit, ours, some of them with commas, or all
+    against: str = None,    # another file: paired differences, this one minus that
+    only: one_of(*_SETS) = None, # the benchmark that the file has to be of
+    raw: bool = False,      # give foreign rules the whole output, tags and all
+    judge: str = None,      # a server for open questions, as openai:MODEL@URL; they are not scored without
+    html: str = None,       # write the page: where the rules part on this file
+    table: str = None,      # write Table 1 with your row, as .html, .md or .tex
+    difficulty: str = None, # write Table 7 with your row, as .html, .md or .tex
+    name: str = "yours",    # of your row
+    details: bool = False,  # print all numbers, and not only each benchmark's own
+    draws: int = 1000,      # of each bootstrap
+    timeout: float = 60.,   # seconds for a judge's call
+    **settings,
+):
+    "Score predictions under every published rule; exit code 1 where a row could not be used"
+    own, chosen = _given(settings, _JUDGE), _chosen(rules) if isinstance(rules, str) else rules
+    how = dict(suites=chosen, raw=raw, judge=_grader(judge, dict(own, timeout=timeout)))
+    written = dict(name=name, html=html, table=table, difficulty=difficulty)
+    return _score_file(predictions, against, only, how, details, draws, written)
+
+# %% ../../nbs/tools/cli.ipynb #b5ad75a7
+def _score_file(predictions, against, only, how, details, draws, written):
+    "Print, write, and say whether all could be used."
+    from videop2r.benchmarks import mark_all, read_predictions, score_all
+    marks = mark_all(read_predictions(predictions, only), **how)
+    for fault in marks.faults: _fault(fault)
+    scores = score_all(marks, draws)
+    _say((scores if details else scores.main())._repr_markdown_())
+    other = against and mark_all(read_predictions(against, only), **how)
+    _write_scores(marks, scores, other, draws, **written)
+    return 1 if marks.faults else 0
+
+# %% ../../nbs/tools/cli.ipynb #408424da
+def _grader(word, settings):
+    if not word: return None
+    from videop2r.engine.remote import chat_of
+    from videop2r.tools.tables import grader
+    return grader(chat_of(word, **settings))
+
+def _write_scores(marks, scores, other, draws, name, html, table, difficulty):
+    "What was asked for beside the printed scores."
+    from videop2r.benchmarks import differences, partings
+    gaps = other and differences(other, marks, draws)
+    if gaps: _say(f"\nthis file minus the other\n\n{gaps._repr_markdown_()}")
+    from videop2r.tools.tables import score_page, table1, table7, write_table
+    from videop2r.engine.files import write_text
+    suite = "video-r1" if "video-r1" in marks.marks else next(iter(marks.marks))
+    for path, make in ((table, table1), (difficulty, table7)):
+        if path: write_table(make({name: scores}, suite), path)
+    if html: write_text(html, score_page(marks, scores, partings(marks), gaps))
+    written = [path for path in (html, table, difficulty) if path]
+    if written: _say(f"\nwritten: {', '.join(written)}")
+
 # %% ../../nbs/tools/cli.ipynb #d66594b6
 def _kind(annotation, default):
     "How an option's word is read."
