@@ -11,6 +11,7 @@ from videop2r.model import Policy, add_lora
 from videop2r.rollout import collect
 from videop2r.tools.cli import main
 from videop2r.tools.check import compare, questions
+from test_family_model import make
 from rl_child import RECIPE, SAMPLES, fresh, prepared, settings
 from tiny_vllm import Tiny, serve
 
@@ -31,6 +32,12 @@ def test_a_server_of_the_same_weights_is_ours(capsys):
     assert all(row["gap"] < 1e-5 and not row["fault"] for row in done["rows"])
     assert all(row["same"] == row["answer"] for row in done["rows"])
     assert [row["rule"] for row in done["rows"]][3] == "ours" # where the two rules part
+
+@pytest.mark.parametrize("model_type", ["qwen3_vl", "qwen3_5"])
+def test_families_that_write_times_in_words(tmp_path, model_type):
+    folder = make(tmp_path / "m", model_type)
+    with serve(Tiny(folder)) as url: done = compare(folder, url)
+    assert done.good and not any(row.fault for row in done.rows) and max(row.gap for row in done.rows) < 1e-3
 
 @pytest.mark.parametrize("how, name, said", [
     (dict(drop=2), "clip", "the server saw"), (dict(stock=True), "slow", "transformers"), (dict(folder=SAMPLES / "base"), "text", "gap")])

@@ -1,9 +1,13 @@
 "Two processes by command, as a launcher starts them, against one: SFT and RL, odd counts and a clip that cannot be read; and processes that fail, are killed, or never come."
 import json, os, random, shutil, signal, socket, subprocess, sys
 from pathlib import Path
-import pytest
+from dataclasses import replace
+import pytest, torch
 from safetensors.torch import load_file
+from videop2r.engine.tuner import train_sft
+from videop2r.sft import SFT
 from videop2r.tools.cli import main
+from rl_child import fresh, prepared
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "data_samples"
@@ -105,3 +109,19 @@ def test_a_fault_at_any_moment_ends_all_by_name(tmp_path, n, seed):
     where = draw.choice(["read", "sample", "judge", "gradient", "write"] if kind == "rl" else ["read", "gradient", "write"])
     if where == "judge" and how == "memory": how = "raise" # a judge's own fault of memory is a missing verdict
     check_end(tmp_path, n, kind, draw.randrange(n), draw.randrange(3), where, how)
+
+def test_sft_goes_on_with_another_number_of_processes(tmp_path):
+    coder, _, prompts, _ = prepared(tmp_path / "media", 3)
+    examples = [replace(prompt, response=coder.ids("It moves.") + [coder.eos]) for prompt in prompts]
+    def run(hook=None):
+        policy = fresh()
+        return train_sft(policy.model, policy.coder, examples, SFT(steps=3, batch=3, save_every=1), tmp_path / "run", quiet=True, hook=hook)
+    def stop(row): raise EOFError
+    with pytest.raises(EOFError): run(stop)
+    place, beside = tmp_path / "run/checkpoint.pt", tmp_path / "run/settings.json"
+    found, held = torch.load(place, weights_only=True), json.loads(beside.read_text())
+    found["state"]["rng"] *= 2 # as two processes write it
+    torch.save(found, place)
+    beside.write_text(json.dumps(dict(held, settings=dict(held["settings"], ranks=2))))
+    assert [row["step"] for row in run()] == [0, 1, 2]
+    assert {name: json.loads(beside.read_text())["changes"][0][name] for name in ("field", "old", "new")} == dict(field="ranks", old=2, new=1)
