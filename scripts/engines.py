@@ -77,7 +77,7 @@ def rollouts(url, folder, out):
     from videop2r.engine.remote import OpenAIChat
     from videop2r.engine.served import Engine, Served
     from videop2r.model import Policy, add_lora
-    from videop2r.tools.compare import questions
+    from videop2r.tools.check import questions
     base = Policy.load(folder)
     policy = Policy(add_lora(base.model, base.family, rank=8), base.coder)
     torch.manual_seed(0)

@@ -73,7 +73,7 @@ def test_a_command_in_two_processes_is_the_command_in_one(media, tmp_path, by, c
     assert len(lines(two / "metrics.jsonl")) == 3
     check_same_run(two, one, names)
 
-def together(n, kind, out, rank, step, where, how, patience=120):
+def together(n, kind, out, rank, step, where, how, patience=300):
     "n processes without a launcher, one of which fails: (exit code, what it said) of each."
     port = free_port()
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n),
@@ -84,7 +84,7 @@ def together(n, kind, out, rank, step, where, how, patience=120):
     finally:
         for each in alive: each.kill()
 
-def check_end(out, n, kind, rank, step, where, how, patience=120):
+def check_end(out, n, kind, rank, step, where, how, patience=300):
     "All end, each names process, step and cause, and finished steps are kept."
     ends = together(n, kind, out, rank, step, where, how, patience)
     others = [end for i, end in enumerate(ends) if i != rank]
