@@ -252,6 +252,7 @@ class AsVideo(torch.nn.Module):
         video = dict(pixel_values_videos=pixel_values, video_grid_thw=image_grid_thw)
         return self.inner(input_ids=input_ids, position_ids=place, **video, **kw)
 
+# %% ../../nbs/tools/rehearse.ipynb #4b552a2a
 def peer_trainer(
     model,
     g: int,      # responses in a group
@@ -351,6 +352,7 @@ def _synced(device):
     if device.type == "cuda": torch.cuda.synchronize(device)
     return time.perf_counter()
 
+# %% ../../nbs/tools/rehearse.ipynb #fb819269
 def _now(device):
     "GB that are held now: of a card, or by a CPU's process."
     if device.type == "cuda": return torch.cuda.memory_allocated(device) / 1e9
@@ -474,6 +476,7 @@ class Rehearsal:
 
     def to_dict(self) -> dict: return dict(asdict(self), fits=self.fits, good=self.good)
 
+# %% ../../nbs/tools/rehearse.ipynb #69a5f20b
 def _number(x): return "" if x is None else x if isinstance(x, str) else f"{x:.3g}"
 
 @patch
@@ -511,6 +514,7 @@ def plan_of(
     how.update(rank=max(preset.rank, sft.rank), weights="nf4" if preset.nf4 else "bf16")
     return plan(model, card, **how | changes)
 
+# %% ../../nbs/tools/rehearse.ipynb #66f69618
 _LESS = dict( # for a machine without a card
     frames=8, pixels=32 * 28 * 28, completion=48, text=64, slices=1, weights="fp32", compute="fp32",
     merged=True)
@@ -526,6 +530,7 @@ def _card_here(cap):
     if cap: torch.cuda.set_per_process_memory_fraction(cap / total)
     return torch.device("cuda"), gpu_of(f"{cap or total:.1f}gb")
 
+# %% ../../nbs/tools/rehearse.ipynb #89f0ad1d
 def _random_policy(shape, settings, device, attention):
     coder, dtype = coder_of(shape), torch.bfloat16 if settings.compute == "bf16" else torch.float32
     attention = check_attention(attention, device, dtype)
