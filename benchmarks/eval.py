@@ -22,7 +22,7 @@ def one_by_one(model, questions, reader, prompt, limit):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=48)
+    parser.add_argument("--n", type=int, default=40, help="questions, at most those about videos in data_samples")
     parser.add_argument("--limit", type=int, default=48)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--frames", type=int, default=8)
@@ -33,7 +33,9 @@ def main():
     from videop2r.tools.predict import Decoding, Local, evaluate_suite, questions_of
     data = ROOT / "data_samples"
     how = Decoding(args.frames, limit=args.limit, temperature=0, batch=args.batch)
-    model, questions = Local(data / "base", how), questions_of("records", data / "heldout.jsonl").subset(args.n)
+    model, questions = Local(data / "base", how), questions_of("records", data / "heldout.jsonl")
+    questions.records = [record for record in questions.records if record.data_type == "video"]
+    questions = questions.subset(min(args.n, len(questions.records)))
     reader = SuiteReader(data, how.frames, how.pixels, sampler=Within())
     one_by_one(model, questions.subset(2), reader, SHORT, 4) # both ways are warm
     start = time.perf_counter()
@@ -43,6 +45,6 @@ def main():
     seconds = dict(zip(("generate, one by one", "eval"), (middle - start, time.perf_counter() - middle)))
     same = sum(row["response"] == alone[row["id"]] for row in rows)
     first = seconds["generate, one by one"]
-    show([dict(way=way, seconds=took, a_second=args.n / took, speed=first / took, same_replies=f"{same} of {args.n}") for way, took in seconds.items()], args.json, machine("torch", "transformers"))
+    show([dict(way=way, seconds=took, a_second=len(rows) / took, speed=first / took, same_replies=f"{same} of {len(rows)}") for way, took in seconds.items()], args.json, machine("torch", "transformers"))
 
 if __name__ == "__main__": main()
