@@ -2053,6 +2053,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'videop2r.tools.explore._lines': ('tools/explore.html#_lines', 'videop2r/tools/explore.py'),
                                         'videop2r.tools.explore._moving': ('tools/explore.html#_moving', 'videop2r/tools/explore.py'),
                                         'videop2r.tools.explore._named': ('tools/explore.html#_named', 'videop2r/tools/explore.py'),
+                                        'videop2r.tools.explore._place': ('tools/explore.html#_place', 'videop2r/tools/explore.py'),
                                         'videop2r.tools.explore._reported': ('tools/explore.html#_reported', 'videop2r/tools/explore.py'),
                                         'videop2r.tools.explore.explore': ('tools/explore.html#explore', 'videop2r/tools/explore.py'),
                                         'videop2r.tools.explore.explore_html': ( 'tools/explore.html#explore_html',

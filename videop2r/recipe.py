@@ -88,6 +88,12 @@ RECIPES = {
     "dapo": dict(advantage="dapo", weights="batch", overlong="mask"),
 }
 
+# %% ../nbs/3_training/4_recipe.ipynb #e3ea7312
+_NUMBERS = (
+    "steps prompts limit slices micro rows save_every give_up", # whole, at least 1
+    "temperature top_p lr max_norm patience",                   # above 0
+    "warmup clip clip_high beta refill workers max_drift cap")  # at least 0
+
 # %% ../nbs/3_training/4_recipe.ipynb #4a6bcc95
 @dataclass(frozen=True)
 class RL:
@@ -122,7 +128,4 @@ class RL:
     cap: float = None             # of importance ratios where a server samples; None uses none
     trackers: tuple = ()          # names that accelerate knows, such as "tensorboard"
 
-    def __post_init__(self):
-        counts = "steps prompts limit slices micro rows save_every give_up"
-        rates = "temperature top_p lr max_norm patience"
-        check_numbers(self, counts, rates, "warmup clip clip_high beta refill workers max_drift cap")
+    def __post_init__(self): check_numbers(self, *_NUMBERS)

@@ -51,10 +51,15 @@ def _kept(path, arm):
     "(arm, step, problem) -> group of one `groups.jsonl`."
     return {(arm, row["step"], row["problem_id"]): row for row in _lines(path)}
 
+def _place(row): # of a group in a report
+    problem = row.get("problem_id") or row.get("path") or "the report's group"
+    return row.get("arm", "pagrpo"), row.get("step", "last"), problem
+
 def _reported(path):
-    "(arm, step, problem) -> group of a report."
-    found = (read_json(path, {}) or {}).get("examples") or []
-    return {(row["arm"], row["step"], row["problem_id"]): row for row in found}
+    "(arm, step, problem) -> group of a report; an older one holds a single `example`."
+    report = read_json(path, {}) or {}
+    found = report.get("examples") or [report.get("example")]
+    return {_place(row): row for row in found if row}
 
 def groups_of(
     run, # a run's folder, or a `report.json`
