@@ -192,10 +192,14 @@ def test_the_reference_is_read_by_prompt_and_by_rows(monkeypatch):
 def test_places_by_the_block_and_looking_now_and_then_give_the_same(look, g, limit):
     policy = Policy.load(SAMPLES / "teacher")
     prompts = [encode(policy.coder, text) for text in ("What moves?", "Where is the red square at the end, and which way did it go?")]
-    ban = torch.tensor(policy.coder.forbidden(policy.head.out_features))
+    forbidden = policy.coder.forbidden(policy.head.out_features)
+    ban, free = torch.tensor(forbidden), torch.tensor(sorted({*range(policy.head.out_features)} - {*forbidden, policy.coder.eos}))
+    told = free[torch.randint(len(free), (2 * g, limit), generator=luck(0))]
+    told[1::2, limit // 2] = policy.coder.eos
     def drawn(look):
-        chances = torch.rand(2 * g, limit, generator=luck(0))
-        def pick(z, rows, step): return draw_token(z.index_fill(-1, ban, -torch.inf), 1., chance=chances[rows, step])
+        def pick(z, rows, step): # tokens that are told: a draw at the edge of two would turn with the last digit
+            ids = told[rows, step]
+            return ids, z.index_fill(-1, ban, -torch.inf).log_softmax(-1).gather(-1, ids[:, None])[:, 0]
         with torch.no_grad(): return decode(policy, prefill(policy, collate(policy.coder, prompts), [None] * 2), g, limit, pick, look)
     (want, given), (got, same) = drawn(1), drawn(look)
     assert torch.equal(want, got) and (given - same).abs().max() < 1e-4

@@ -12,13 +12,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from fastcore.basics import patch
-from fastcore.xml import B, P, Safe
+from fastcore.xml import B, Div, P, Safe
 from ..engine.files import claimed, write_json, write_text
 from ..engine.notation import lettered, shown
 from ..engine.paint import INK, escaped, markdown_table
 from ..data import MEDIA, TASKS, RecordError
 from ..data import parts_of, read_records, resolve, write_parts, write_records
-from .page import file_uri, moving, section, web_page
+from .page import file_uri, folded, moving, section, web_page
 
 # %% ../../nbs/tools/corpus.ipynb #f813364a
 class Counts(Counter):
@@ -276,7 +276,10 @@ def _medium(record, reader):
     except (ValueError, OSError) as e: return P(f"No medium: {e}", cls="soft")
     label = f"The {record.data_type} of {record.problem_id}"
     address = file_uri(reader.path(record))
-    return moving(address, label) if address else Safe(frames._repr_html_())
+    seen = Safe(frames._repr_html_())
+    if not address: return seen
+    if record.data_type == "image": return moving(address, label)
+    return Div(moving(address, label), folded("Frames that are read", len(frames.frames), seen))
 
 def records_page(
     records,     # any iterable
