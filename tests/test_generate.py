@@ -230,7 +230,7 @@ def transformers_serve(clips, tmp_path_factory):
 
 class Blind(ChatTeacher):
     "A teacher that is sent the question alone."
-    def message(self, r, media, prompt): return [dict(role="user", content=prompt.render(r))]
+    def message(self, r, media, prompt): return [dict(role="user", content=prompt.render(r))], {}
 
 def test_text_goes_through_transformers_serve(transformers_serve, clips, tmp_path):
     url, name = transformers_serve

@@ -18,7 +18,6 @@ from ..engine.notation import lettered, shown
 from ..engine.paint import INK, escaped, markdown_table
 from ..data import MEDIA, TASKS, RecordError
 from ..data import parts_of, read_records, resolve, write_parts, write_records
-from .page import file_uri, folded, moving, section, web_page
 
 # %% ../../nbs/tools/corpus.ipynb #f813364a
 class Counts(Counter):
@@ -275,6 +274,7 @@ def _medium(record, reader):
     try: frames = reader.clip(record)
     except (ValueError, OSError) as e: return P(f"No medium: {e}", cls="soft")
     label = f"The {record.data_type} of {record.problem_id}"
+    from videop2r.tools.page import file_uri, folded, moving # here, since counts alone need no numpy
     address = file_uri(reader.path(record))
     seen = Safe(frames._repr_html_())
     if not address: return seen
@@ -287,6 +287,7 @@ def records_page(
     title: str = "Records",
 ) -> str:        # HTML
     "A self-contained page of records with their media; a medium that fails is named in its place."
+    from videop2r.tools.page import section, web_page
     parts = []
     for record in records:
         options = [P(text) for text in shown(record.options)]

@@ -162,7 +162,8 @@ def _trace(text):
 def _clip_of(row, media):
     "The row's clip as an address; None where it cannot be had."
     if media is None or not row.get("path"): return None
-    try: return file_uri(resolve(row["path"], media))
+    folder = getattr(media, "media", media) # a `Reader`'s, or the folder itself
+    try: return file_uri(resolve(row["path"], folder))
     except RecordError: return None
 
 def _shown_trace(row, media):

@@ -401,8 +401,9 @@ def _beside(s, update, device, before):
     row.gb -= library
     if not update.seconds: return row
     row.ratio = row.seconds * len(s.prompts) / update.seconds
-    memory = (row.gb - before) / (update.gb - before)
-    row.note = f"{row.ratio:.2f} × our update's seconds for a prompt, {memory:.2f} × its GB"
+    row.note = f"{row.ratio:.2f} × our update's seconds for a prompt"
+    ours = update.gb - before # none where it stood lower than what was there before
+    if ours > 0: row.note += f", {(row.gb - before) / ours:.2f} × its GB"
     return row
 
 # %% ../../nbs/tools/rehearse.ipynb #aa000021
