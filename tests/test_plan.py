@@ -86,7 +86,7 @@ def test_the_count_is_what_the_allocator_counts(small, stage, more, compute, tmp
     def run():
         with torch.autocast("cpu", torch.bfloat16, enabled=compute == "bf16" and stage == "sft"): step()
     run() # the gradients stand from now on
-    assert sum(t.bytes for t in held(stage, s, o, small.FAMILY)) == pytest.approx(allocated(run, tmp_path / "trace.json"), rel=.1 if compute == "fp32" else .25) # so small a shape has much beside what is counted
+    assert sum(t.bytes for t in held(stage, s, o, small.FAMILY)) == pytest.approx(allocated(run, tmp_path / "trace.json"), rel=.1 if compute == "fp32" else .2)
 
 @pytest.mark.parametrize("model", ["3b", "7b", "4b", "8b"])
 @pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("gb")])

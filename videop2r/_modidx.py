@@ -2437,6 +2437,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'videop2r.tools.plan._forward': ('tools/plan.html#_forward', 'videop2r/tools/plan.py'),
                                      'videop2r.tools.plan._inputs': ('tools/plan.html#_inputs', 'videop2r/tools/plan.py'),
                                      'videop2r.tools.plan._kernels': ('tools/plan.html#_kernels', 'videop2r/tools/plan.py'),
+                                     'videop2r.tools.plan._light': ('tools/plan.html#_light', 'videop2r/tools/plan.py'),
                                      'videop2r.tools.plan._logits': ('tools/plan.html#_logits', 'videop2r/tools/plan.py'),
                                      'videop2r.tools.plan._memory_table': ('tools/plan.html#_memory_table', 'videop2r/tools/plan.py'),
                                      'videop2r.tools.plan._operations': ('tools/plan.html#_operations', 'videop2r/tools/plan.py'),

@@ -215,11 +215,17 @@ def _together(settings, family):
     patches = family.merge ** 2 * _visual_tokens(settings, family)
     return max(1, min(settings.slices, TOWER_PATCHES // patches))
 
+def _light(shape, settings):
+    "LoRA's weights in the base's precision, while no gradient is wanted."
+    if settings.compute == "fp32": return []
+    size = (lora_parameters(shape, settings.rank),)
+    return [Tensor("adapters", "adapters in the base's precision", size, settings.compute)]
+
 def _sampling(shape, settings, family):
     n, tokens = settings.slices, _prompt_tokens(settings, family)
     group = n * settings.group
     here = _features(shape, settings, family) + _cache(shape, settings, "the prompt", tokens)
-    here = _times(here, n)
+    here = _times(here, n) + _light(shape, settings)
     size = (group, settings.completion)
     both = here + _cache(shape, settings, "the responses", *size)
     layer = _times(_forward(shape, settings), n * tokens) + _unpacked(shape, settings)
@@ -238,12 +244,14 @@ def _reference(shape, settings, family):
     group, tokens = min(settings.rows, settings.group), _prompt_tokens(settings, family)
     late = group * settings.completion
     here = _features(shape, settings, family) + _cache(shape, settings, "the prompt", tokens)
-    layer = _times(_forward(shape, settings), max(tokens, late))
-    layer += _copies(shape, settings, tokens, group) + _unpacked(shape, settings)
+    here += _light(shape, settings)
+    layer = _times(_forward(shape, settings), max(tokens, late)) + _unpacked(shape, settings)
+    between = [each for each in layer if each.name.startswith("hidden states")]
+    attends = between + _copies(shape, settings, tokens, group) # while no feed-forward layer is run
     size = (2, settings.group * settings.completion, shape.hidden)
     states = [Tensor("activations", "states of all responses", size, settings.compute)]
-    return {"a layer is run": here + layer,
-            "a chunk is scored": _features(shape, settings, family) + states + _logits(shape, settings, late, 2.5)}
+    return {"a layer attends": here + attends, "a layer is run": here + layer,
+            "a chunk is scored": _features(shape, settings, family) + _light(shape, settings) + states + _logits(shape, settings, late, 2.5)}
 
 # %% ../../nbs/tools/plan.ipynb #adc59728
 def _saved_by_rows(shape, settings, tokens, rows, cast):
