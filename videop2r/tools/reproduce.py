@@ -197,13 +197,13 @@ def run_cell(
     samples=None,            # folder of the embedded samples
 ) -> dict:
     "Run one cell, or go on with it; its result, as it is kept."
-    start, run = time.time(), open_study(cell, out, preset, samples)
+    start, run = time.process_time(), open_study(cell, out, preset, samples)
     made = _prepared(run)
     records, rows, bad = _answers(run, cell, _adapter(run, cell))
     arm = TRIALS[cell.arm]
     rl = read_json(run.path(cell.arm))["rows"] if arm.rl else []
     told = dict(cell=str(cell), arm=asdict(arm), preset=preset, version=version("videop2r"))
-    told.update(torch=version("torch"), machine=platform.machine(), seconds=round(time.time() - start))
+    told.update(torch=version("torch"), machine=platform.machine(), seconds=round(time.process_time() - start))
     told.update(swaps=_swaps(records), signs=_signs(rows), left_out=len(bad))
     told.update(curves={name: _curve(rl, name) for name in _CURVES if rl and name in rl[0]})
     if cell.arm == "sft": told["room"] = made["room"]
