@@ -57,32 +57,44 @@ def completion(body, text, cut, n_in, n_out):
                 choices=[dict(index=0, message=dict(role="assistant", content=text), finish_reason="length" if cut else "stop")],
                 usage=dict(prompt_tokens=n_in, completion_tokens=n_out, total_tokens=n_in + n_out))
 
+class Replying(BaseHTTPRequestHandler):
+    "Kept connections; head and body in one packet."
+    protocol_version, disable_nagle_algorithm, wbufsize = "HTTP/1.1", True, 1 << 16
+
+    def log_message(self, *args): pass
+
+    def body(self): return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def reply(self, data: bytes, status=200):
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+        self.wfile.flush()
+
 def handler(answer):
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version, disable_nagle_algorithm, wbufsize = "HTTP/1.1", True, 1 << 16 # head and body in one packet
-        def log_message(self, *args): pass
+    class Handler(Replying):
         def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            data = json.dumps(completion(body, *answer(body))).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-            self.wfile.flush()
+            body = self.body()
+            self.reply(json.dumps(completion(body, *answer(body))).encode())
     return Handler
 
 class Loopback(ThreadingHTTPServer):
     daemon_threads, request_queue_size = True, 256
 
 @contextmanager
-def serve(
-    answer, # body -> (text, cut off, tokens in, tokens out), such as a `Tiny`
-):
-    "The base URL of a server that runs for the block."
-    server = Loopback(("127.0.0.1", 0), handler(answer))
+def served(handler):
+    "The base URL of a server with this class of handlers, which runs for the block."
+    server = Loopback(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try: yield f"http://127.0.0.1:{server.server_port}/v1"
     finally:
         server.shutdown()
         server.server_close()
+
+def serve(
+    answer, # body -> (text, cut off, tokens in, tokens out), such as a `Tiny`
+):
+    "The base URL of a server that runs for the block."
+    return served(handler(answer))

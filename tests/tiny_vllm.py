@@ -1,8 +1,6 @@
 """A small server of vLLM's protocol that answers with a tiny checkpoint: adapters at run time, token ids, exact frames; and its faults, by name."""
 import json, threading
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 import torch
 from videop2r.engine.checkpoints import check_adapter
@@ -11,7 +9,7 @@ import videop2r.sampling # gives a Policy its `sample`
 from videop2r.tools.check import _Stock
 from videop2r.tokens import encode
 from videop2r.video import prepare
-from tiny_server import Loopback, read_content
+from tiny_server import Replying, read_content, served
 
 class Refused(Exception): "A status and its words."
 
@@ -76,32 +74,18 @@ class Tiny:
             return self.chat(body) if path == "/chat/completions" else getattr(self, path[1:])(body)
 
 def handler(tiny):
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version, disable_nagle_algorithm, wbufsize = "HTTP/1.1", True, 1 << 16
-        def log_message(self, *args): pass
+    class Handler(Replying):
         def do_GET(self): self.say(None)
-        def do_POST(self): self.say(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        def do_POST(self): self.say(self.body())
         def say(self, body):
             try: status, found = 200, tiny.answer(self.path.removeprefix("/v1"), body)
             except Refused as e: status, found = e.args[0], dict(error=dict(message=e.args[1], code=e.args[0]))
             except ConnectionAbortedError:
                 self.close_connection = True
                 return self.connection.close()
-            data = found.encode() if isinstance(found, str) else json.dumps(found).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-            self.wfile.flush()
+            self.reply(found.encode() if isinstance(found, str) else json.dumps(found).encode(), status)
     return Handler
 
-@contextmanager
 def serve(tiny):
     "The base URL of a server that runs for the block."
-    server = Loopback(("127.0.0.1", 0), handler(tiny))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try: yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
+    return served(handler(tiny))
