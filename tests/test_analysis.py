@@ -9,7 +9,7 @@ from videop2r.advantages import findings, zero_variance
 from videop2r.analysis import (EXTRACT, by_group, chat_reader, collapse, concluded, judge_errors, kappa, mismatches, newcombe,
                                over_steps, read_extraction, shown_interval, told_apart, Readings)
 from videop2r.data import Record
-from videop2r.engine.outcomes import Outcome, arm_of, outcomes, rows_in
+from videop2r.engine.outcomes import ArmRun, arm_of, outcomes, rows_in
 from videop2r.engine.remote import Reply
 from videop2r.evaluate import wilson
 from videop2r.judge import Judge, Verdict
@@ -29,7 +29,7 @@ def test_lost_groups_are_those_of_a_loop_over_rewards(seed):
     torch.manual_seed(seed)
     steps = [torch.randint(0, 2, (16, 3, 2)).float() for _ in range(12)]
     rows, said = zip(*(step(i, rewards, 3) for i, rewards in enumerate(steps)))
-    found = collapse(Outcome("r", "pagrpo", Path("."), steps=list(rows), findings=list(said)))
+    found = collapse(ArmRun("r", "pagrpo", Path("."), steps=list(rows), findings=list(said)))
     for i, rewards in enumerate(steps):
         flat = [[len(set(group[:, k].tolist())) == 1 for k in (0, 1)] for group in rewards]
         assert found["both"][i] == pytest.approx(np.mean([all(f) for f in flat]))
@@ -39,7 +39,7 @@ def test_a_record_drawn_twice_in_a_step_counts_twice():
     what = "all 8 known rewards are 2.2, so only KL trains it"
     said = [f"record 'a', {p}: {what}" for p in ("perception", "reasoning") * 2] + [f"record \"b's\", perception: {what}"]
     row = dict(step=0, groups=4, zero_variance_perception=.75, zero_variance_reasoning=.5)
-    assert collapse(Outcome("r", "pagrpo", Path("."), [row], findings=[dict(step=0, findings=said)]))["both"].tolist() == [.5]
+    assert collapse(ArmRun("r", "pagrpo", Path("."), [row], findings=[dict(step=0, findings=said)]))["both"].tolist() == [.5]
 
 def test_blocks_of_one_are_the_ordinary_bootstrap_and_longer_ones_are_wider_on_drifting_steps():
     values = np.random.default_rng(0).normal(0, 1, 400)
@@ -229,12 +229,12 @@ def test_an_examination_is_a_loop_over_conditions():
 
 def test_disturbed_clips_keep_their_patches_and_their_place():
     from types import SimpleNamespace
-    from videop2r.reliance import WAYS
+    from videop2r.reliance import DISTURBED
     from videop2r.video import Visual
     family, g = SimpleNamespace(temporal=2), torch.Generator().manual_seed(0)
     visuals = [Visual(torch.rand(4 * 6, 3 * 2 * 4, generator=g), (4, 2, 3), "video", .5) for _ in range(4)]
     records = [SimpleNamespace(extra=dict(kind=k), problem_type="x") for k in ("a", "b", "a", "a")]
-    made = {way: list(make(visuals, records, family, 0)) for way, make in WAYS.items()}
+    made = {way: list(make(visuals, records, family, 0)) for way, make in DISTURBED.items()}
     for way in ("shuffled", "reversed"):
         for old, new in zip(visuals, made[way]): # frames are moved whole: 8 frames of 6 patches of 12 numbers
             frames = [v.patches.reshape(4, 6, 3, 2, 4).permute(0, 3, 1, 2, 4).reshape(8, -1) for v in (old, new)]

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 import pytest
 from videop2r.data import Record
-from videop2r.engine.outcomes import Outcome
+from videop2r.engine.outcomes import ArmRun
 from videop2r.tools.cli import main
 from videop2r.tools.compare import compare_page, compare_runs, mcnemar, pairs_of
 
@@ -18,7 +18,7 @@ def record(i, truth="A", problem="Which way?"):
 def outcome(run, arm, rights, home=Path("."), records=None, text=TRACE):
     rows = [dict(problem_id=f"q{i}", kind="way", type="multiple choice", answer=float(r), exact=float(r), format=True, sufficient=bool(r), mismatch=False,
                  output=text.format("left", "A", "A" if r else "B")) for i, r in enumerate(rights)]
-    return Outcome(run, arm, home, rows=rows, records=records or {f"q{i}": record(i) for i in range(len(rights))})
+    return ArmRun(run, arm, home, rows=rows, records=records or {f"q{i}": record(i) for i in range(len(rights))})
 
 class Page(HTMLParser):
     def __init__(self):
@@ -94,7 +94,7 @@ def test_the_page_is_whole_and_shows_what_models_wrote_as_text():
     assert "is above" in page and "prefers-color-scheme:dark" in page
 
 def test_a_run_that_only_trained_gives_curves():
-    trained = [Outcome(name, "pagrpo", Path("."), steps=[dict(step=i, reward_perception=1 + i / 9) for i in range(9)], notes=["x was not evaluated"]) for name in "ab"]
+    trained = [ArmRun(name, "pagrpo", Path("."), steps=[dict(step=i, reward_perception=1 + i / 9) for i in range(9)], notes=["x was not evaluated"]) for name in "ab"]
     page = compare_page(trained)
     assert "curves only" in page and "Perception reward" in page and "x was not evaluated" in page
     parsed(page)

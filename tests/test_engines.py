@@ -10,7 +10,7 @@ from videop2r.judge import ORACLE
 from videop2r.model import Policy, add_lora
 from videop2r.rollout import collect
 from videop2r.tools.cli import main
-from videop2r.tools.check import compare, questions
+from videop2r.tools.check import check_served, questions
 from test_family_model import make
 from rl_child import RECIPE, SAMPLES, fresh, prepared, settings
 from tiny_vllm import Tiny, serve
@@ -36,19 +36,19 @@ def test_a_server_of_the_same_weights_is_ours(capsys):
 @pytest.mark.parametrize("model_type", ["qwen3_vl", "qwen3_5"])
 def test_families_that_write_times_in_words(tmp_path, model_type):
     folder = make(tmp_path / "m", model_type)
-    with serve(Tiny(folder)) as url: done = compare(folder, url)
+    with serve(Tiny(folder)) as url: done = check_served(folder, url)
     assert done.good and not any(row.fault for row in done.rows) and max(row.gap for row in done.rows) < 1e-3
 
 @pytest.mark.parametrize("how, name, said", [
     (dict(drop=2), "clip", "the server saw"), (dict(stock=True), "slow", "transformers"), (dict(folder=SAMPLES / "base"), "text", "gap")])
 def test_a_server_that_differs_is_told_in_what(how, name, said):
-    with serve(Tiny(**{"folder": TEACHER, **how})) as url: done = compare(TEACHER, url)
+    with serve(Tiny(**{"folder": TEACHER, **how})) as url: done = check_served(TEACHER, url)
     row = next(row for row in done.rows if row.name == name)
     assert not done.good and (said in row.fault or said == row.rule or said == "gap" and row.gap > .1)
     if "drop" in how: assert "'<|vision_end|>" in row.fault and row.tokens > 2
 
 def test_a_server_that_takes_another_rate_is_told_by_its_numbers():
-    with serve(Tiny(TEACHER, deaf=True)) as url: done = compare(TEACHER, url)
+    with serve(Tiny(TEACHER, deaf=True)) as url: done = check_served(TEACHER, url)
     assert not done.good and {row.name: row.gap > .05 for row in done.rows}["slow"]
 
 @pytest.mark.parametrize("model, said", [("other", "does not serve 'other', but base"), ("", "")])

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest, torch
 from videop2r.advantages import credit, normalise
 from videop2r.rewards import worked_example
-from videop2r.tools.exercises import EXERCISES, mark
+from videop2r.tools.exercises import EXERCISES, grade
 
 PAGE = Path(__file__).parent.parent / "nbs/1_method/9_exercises.ipynb"
 TEXTS = ["".join(c["source"]) for c in json.loads(PAGE.read_text())["cells"]]
@@ -18,8 +18,8 @@ def written():
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_the_page_asks_and_solves(name):
-    assert any(f'mark("{name}", my_{name})' in text for text in TEXTS)
-    assert repr(mark(name, written()[f"my_{name}"])).startswith(f"✓ {name}: right")
+    assert any(f'grade("{name}", my_{name})' in text for text in TEXTS)
+    assert repr(grade(name, written()[f"my_{name}"])).startswith(f"✓ {name}: right")
 
 def split(tokens, first): return [[i < first for i in range(len(tokens))], [i >= first for i in range(len(tokens))]]
 
@@ -59,18 +59,18 @@ WRONG = { # task -> (answer, words of its hint)
 
 @pytest.mark.parametrize("name,answer,hint", [(name, *wrong) for name, found in WRONG.items() for wrong in found])
 def test_usual_mistakes_are_refused_with_a_hint(name, answer, hint):
-    said = repr(mark(name, answer))
+    said = repr(grade(name, answer))
     assert said.startswith(f"✗ {name}: ") and hint in said
 
 @pytest.mark.parametrize("name", EXERCISES)
 def test_nothing_odd_raises(name):
     for odd in (None, lambda *a: None, lambda *a: "<b>", lambda *a: [], lambda *a: 1 / 0, lambda: 0, torch.ones(2, 2), 3):
-        assert repr(mark(name, odd)).startswith("✗")
+        assert repr(grade(name, odd)).startswith("✗")
 
 def test_hidden_cases_are_not_changed_by_an_answer():
     def greedy(rewards): rewards.zero_(); return rewards
-    before = repr(mark("advantages", greedy))
-    assert repr(mark("advantages", greedy)) == before and repr(mark("advantages", written()["my_advantages"])).startswith("✓")
+    before = repr(grade("advantages", greedy))
+    assert repr(grade("advantages", greedy)) == before and repr(grade("advantages", written()["my_advantages"])).startswith("✓")
 
 def test_what_the_guesses_say():
     "All right, four suffice; and a step without a judge."

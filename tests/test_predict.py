@@ -81,8 +81,8 @@ class Chat:
         return Reply(text, "" if text else "503: busy", tokens_out=1)
 
 def served(text):
-    from videop2r.tools.predict import Served
-    model = Served("openai:toy@http://127.0.0.1:9/v1", HOW)
+    from videop2r.tools.predict import AtServer
+    model = AtServer("openai:toy@http://127.0.0.1:9/v1", HOW)
     assert model.teacher.chat.extra == dict(top_p=.001) and model.teacher.chat.temperature == .01
     model.teacher.chat = Chat(text)
     return model

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 import pytest
 from invented import invented_run
-from videop2r.tools.page import Chart, file_uri, moving, smooth, table
+from videop2r.tools.page import Chart, file_uri, playing, smooth, table
 from videop2r.show import rollout_html
 from fastcore.xml import to_xml
 from videop2r.tools.report import SECTIONS, headline, load_report, render_report, surprise, write_report
@@ -248,7 +248,7 @@ def test_surprise_is_the_largest_step_back():
 
 
 @pytest.mark.parametrize('clip', ['https://example.org/a.mp4', 'data:text/html;base64,AAAA', 'data:image/svg+xml;base64,AAAA', 7, None])
-def test_a_clip_is_held_in_the_page_or_left_out(clip): assert moving(clip, 'a clip') == ''
+def test_a_clip_is_held_in_the_page_or_left_out(clip): assert playing(clip, 'a clip') == ''
 
 
 def test_a_clip_plays(tmp_path):

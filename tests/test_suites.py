@@ -2,7 +2,7 @@
 import json
 import pytest
 from videop2r.benchmarks import Predictions, mark_all, numbers_of, read_predictions, score_all
-from videop2r.engine.suites import MV_TASKS, READERS, SUBJECTS, SuiteReader, Within, missing_media, read_suite, suite_prompt, told_missing
+from videop2r.engine.suites import MV_TASKS, SUITE_READERS, SUBJECTS, SuiteReader, Within, missing_media, read_suite, suite_prompt, told_missing
 from videop2r.cot import SHORT, Prompt
 from videop2r.data import Record
 
@@ -92,11 +92,11 @@ R1 = {"vsi-bench": r1(path="./arkitscenes/41.mp4", options=None, problem_type="r
       "mvbench": r1(problem_id=450, video="a.mp4", question="Which?", answer="blue", path="./sta/sta_video/a.mp4", start=1., end=4.), "tempcompass": r1(path="./videos/1034419625_reverse.mp4"),
       "video-mme": r1(videoID="x", question_id="1-1", duration="short", domain="d", sub_category="s", task_type="t", question="Which?", answer="B", path="./videos/x.mp4")}
 
-@pytest.mark.parametrize("benchmark", READERS)
+@pytest.mark.parametrize("benchmark", SUITE_READERS)
 def test_the_json_of_video_r1_is_read_and_that_of_another_refused(benchmark, tmp_path):
     found = read_suite(benchmark, write(tmp_path / f"{benchmark}.json", [R1[benchmark]])).records[0]
     assert not found.path.startswith(".") and found.extra["benchmark"] == benchmark
-    for other in READERS:
+    for other in SUITE_READERS:
         if other in (benchmark, "tempcompass"): continue
         with pytest.raises(ValueError, match=f"is no file of {other}.*give "): read_suite(other, tmp_path / f"{benchmark}.json")
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from .cot import parse
 from .engine.notation import lettered, shown
-from .engine.outcomes import Outcome
+from .engine.outcomes import ArmRun
 from .engine.paint import ARM_INK, ARMS, INK, TEXT, escaped, markdown_table
 from .engine.remote import spoken
 from .engine.shared import group_logprobs
@@ -40,7 +40,7 @@ def _both_flat(outcome):
 
 # %% ../nbs/4_evidence/6_analysis.ipynb #15f5f995
 def collapse(
-    outcome: Outcome, # of an arm that RL trained
+    outcome: ArmRun, # of an arm that RL trained
 ) -> dict:            # 'perception', 'reasoning' and 'both' -> (steps,) shares of groups
     "Groups that teach nothing (Fig. 6c); `ValueError` for an arm without steps of RL."
     names = [f"zero_variance_{process}" for process in PROCESSES]
@@ -180,7 +180,7 @@ def likeliest_reader(
 
 # %% ../nbs/4_evidence/6_analysis.ipynb #8335b6bf
 def concluded(
-    outcome: Outcome,
+    outcome: ArmRun,
     reader,      # (record, think) -> letter or None; such as `conclusion` turned round
     rows=None,   # of the outcome; all unless given
 ) -> list:       # dicts: problem_id, letter, differs (None where nothing was concluded)
@@ -245,7 +245,7 @@ def _panel(ax, arms, key, title):
     ax.set(title=title, xlabel="step")
 
 def dynamics_picture(
-    found: list, # of `Outcome`, arms that RL trained
+    found: list, # of `ArmRun`, arms that RL trained
 ):               # a figure of matplotlib
     "Accuracy, format and length over steps (Fig. 15); `ValueError` where no arm has them."
     arms = [each for each in found if any("accuracy_perception" in row for row in each.steps)]
@@ -321,7 +321,7 @@ def judge_table(found: list) -> str: # of `JudgeErrors`; Markdown
         rows.append([escaped(each.name), *shares, f"{told['J']:.2f}", each.missing])
     return markdown_table(head, rows, right=range(1, 6))
 
-def cases_of(outcome: Outcome) -> list: # (record, observation, the verdict of its evaluation)
+def cases_of(outcome: ArmRun) -> list: # (record, observation, the verdict of its evaluation)
     "Observations of an evaluation with their verdicts, for `judge_errors`."
     found = []
     for row in outcome.rows:
@@ -332,7 +332,7 @@ def cases_of(outcome: Outcome) -> list: # (record, observation, the verdict of i
 
 # %% ../nbs/4_evidence/6_analysis.ipynb #f4f13418
 def by_group(
-    outcome: Outcome,
+    outcome: ArmRun,
     key,              # row's group as text: a key of its `group`, or a callable of its record
     measure: str = "exact",
 ) -> dict:            # group -> mean, lo, hi, n

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .data import RecordError
 from .engine.files import items
 from .engine.paint import escaped, markdown_table
-from .engine.rules import JUDGE, NO_RULE, SUITES, Mark, answer_text, mark
+from .engine.rules import JUDGE, NO_RULE, SUITES, Mark, content_of, mark
 
 # %% ../nbs/4_evidence/5_benchmarks.ipynb #ee1e910e
 BENCHMARKS = dict([
@@ -86,7 +86,7 @@ class Marks:
 def _asked(row, found, judge):
     if found.why != JUDGE or judge is None or not row["response"]: return found
     yes = judge(row)
-    return found if yes is None else Mark(answer_text(row["response"]), float(yes))
+    return found if yes is None else Mark(content_of(row["response"]), float(yes))
 
 # %% ../nbs/4_evidence/5_benchmarks.ipynb #9a8ee0d9
 def mark_all(
@@ -374,7 +374,7 @@ def _bare(text): return re.fullmatch(r"\s*[-+]?\d+(?:\.\d+)?\s*", text)
 
 def trait_of(row: dict) -> str:
     "What most likely makes rules part over a reply."
-    text = answer_text(row["response"] or "")
+    text = content_of(row["response"] or "")
     return next((name for name, has in _TRAITS if has(row, text)), "other words")
 
 # %% ../nbs/4_evidence/5_benchmarks.ipynb #431dcb3e
@@ -413,7 +413,7 @@ def _repr_markdown_(self: Partings):
     suites = list(dict.fromkeys(suite for row in self for suite in row["examples"][0]["marks"]))
     rows = [[BENCHMARKS[row["benchmark"]], row["trait"], f"{row['n']:,} of {row['total']:,}",
              *(_percent(row["means"].get(suite)) for suite in suites),
-             escaped(answer_text(row["examples"][0]["row"]["response"] or ""), 60)] for row in self]
+             escaped(content_of(row["examples"][0]["row"]["response"] or ""), 60)] for row in self]
     head = ["benchmark", "the reply is", "replies", *suites, "such as"]
     return markdown_table(head, rows, range(2, 3 + len(suites)))
 

@@ -37,7 +37,7 @@ class Studied:
     "A run's folder, its arms, and the questions that are asked again."
     folder: Path
     samples: Path
-    found: list       # of `Outcome`
+    found: list       # of `ArmRun`
     records: list     # composed questions with a clip
     base: Policy      # the bare base, which answers
     models: dict      # arm -> (`Policy`, adapter's name or None)
@@ -223,7 +223,7 @@ def _asked_sections(told):
 
 # %% ../../nbs/tools/analyses.ipynb #153a3fc1
 def analyses_page(
-    found: list, # of `Outcome`
+    found: list, # of `ArmRun`
     told: dict,  # as analyses.json holds it
 ) -> str:
     "Every analysis of a run on one page."

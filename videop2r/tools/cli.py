@@ -241,8 +241,8 @@ def _check(
     json: bool = False, # print JSON
 ):
     "Hold a served model beside ours: prompt tokens, positions, greedy text, log-probabilities; exit code 2 where they differ"
-    from videop2r.tools.check import compare
-    done = compare(checkpoint, server, model, adapter, nf4, limit, near, key, timeout)
+    from videop2r.tools.check import check_served
+    done = check_served(checkpoint, server, model, adapter, nf4, limit, near, key, timeout)
     _say(dumps(done.to_dict()) if json else done._repr_markdown_())
     return 0 if done.good else 2
 
@@ -550,10 +550,10 @@ _ASKED = Fields(*_CHAT, "effort headers extra", True, about="of a model behind a
 
 def _asked_model(word, adapter, nf4, send, workers, chat, settings):
     "The model of a word, and how it is asked."
-    from videop2r.tools.predict import Decoding, Local, Served
+    from videop2r.tools.predict import AtServer, Decoding, Local
     how = Decoding(**{name: settings[name] for name in _DECODING.names.split()})
     from videop2r.engine.remote import is_remote
-    if is_remote(word): return Served(word, how, send, workers, **chat)
+    if is_remote(word): return AtServer(word, how, send, workers, **chat)
     return Local(word, how, adapter, nf4)
 
 # %% ../../nbs/tools/cli.ipynb #9129cc00

@@ -50,7 +50,7 @@ def _shared(a, b):
 @dataclass
 class Pair:
     "Two arms on the questions that both answered."
-    a: object      # an `Outcome`, what is compared with
+    a: object      # an `ArmRun`, what is compared with
     b: object
     rows: list     # (row of a, row of b)
     foreign: list  # ids that stand for different questions
@@ -78,7 +78,7 @@ def _baseline(found, against):
 
 # %% ../../nbs/tools/compare.ipynb #41d73665
 def pairs_of(
-    found: list,        # of `Outcome`, of one run or of several
+    found: list,        # of `ArmRun`, of one run or of several
     against: str = None, # arm, run or name to compare with; grpo, sft, base or the first unless given
 ) -> list:              # of `Pair`
     "Every arm against the one named, run by run; across runs where they answered the same questions."
@@ -300,7 +300,7 @@ _DARK = """@media(prefers-color-scheme:dark){.vp,.vp main{background:#14181f;col
 
 # %% ../../nbs/tools/compare.ipynb #9ed9635c
 def compare_page(
-    found: list,        # of `Outcome`
+    found: list,        # of `ArmRun`
     against: str = None, # as in `pairs_of`
     examples: int = 12, # questions to show
 ) -> str:

@@ -274,12 +274,12 @@ def _medium(record, reader):
     try: frames = reader.clip(record)
     except (ValueError, OSError) as e: return P(f"No medium: {e}", cls="soft")
     label = f"The {record.data_type} of {record.problem_id}"
-    from videop2r.tools.page import file_uri, folded, moving # here, since counts alone need no numpy
+    from videop2r.tools.page import file_uri, folded, playing # here, since counts alone need no numpy
     address = file_uri(reader.path(record))
     seen = Safe(frames._repr_html_())
     if not address: return seen
-    if record.data_type == "image": return moving(address, label)
-    return Div(moving(address, label), folded("Frames that are read", len(frames.frames), seen))
+    if record.data_type == "image": return playing(address, label)
+    return Div(playing(address, label), folded("Frames that are read", len(frames.frames), seen))
 
 def records_page(
     records,     # any iterable

@@ -19,7 +19,7 @@ from ..engine.paint import INK, legend_html, png_uri, token_html
 from ..evaluate import wilson
 from ..traces import FUNNEL, gist, reached
 from videop2r.tools.page import (
-    Chart, bar_row, file_uri, folded, keys, moving, notebook_html, decimal, percent, jsonable, section,
+    Chart, bar_row, file_uri, folded, keys, playing, notebook_html, decimal, percent, jsonable, section,
     table, web_page)
 
 # %% ../../nbs/tools/funnel.ipynb #4e0ad248
@@ -169,7 +169,7 @@ def _clip_of(row, media):
 def _shown_trace(row, media):
     title = f"{row['problem_id']}: {row.get('problem') or ''}"
     why = P(f"Left out at {row['step']}: {row['reason']}", cls="soft") if row["step"] else ""
-    clip = moving(_clip_of(row, media), f"The clip of {row['problem_id']}")
+    clip = playing(_clip_of(row, media), f"The clip of {row['problem_id']}")
     return Div(H3(title), clip, why, _trace(row["output"] or ""))
 
 def _look_section(rows, media):

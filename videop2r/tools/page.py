@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DASH', 'FAINT', 'known', 'decimal', 'percent', 'signed', 'jsonable', 'notebook_html', 'section', 'table', 'bar_row',
-           'keys', 'folded', 'interval_bar', 'file_uri', 'moving', 'Chart', 'smooth', 'curves', 'web_page']
+           'keys', 'folded', 'interval_bar', 'file_uri', 'playing', 'Chart', 'smooth', 'curves', 'web_page']
 
 # %% ../../nbs/tools/page.ipynb #56246bfe
 import base64, io, math, re
@@ -227,7 +227,7 @@ def file_uri(path, most:int=2_000_000 # bytes
     if not kind or not path.is_file() or path.stat().st_size > most: return None
     return f'data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}'
 
-def moving(address, alt:str):
+def playing(address, alt:str):
     "A clip that plays, from its `data:` address; nothing for any other address"
     found = _HELD.fullmatch(str(address or ''))
     if not found: return ''

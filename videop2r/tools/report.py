@@ -16,7 +16,7 @@ from ..engine.paint import ARM_INK, ARMS, INK, escaped, markdown_table
 from ..show import group_html
 from .page import (
     DASH, Chart, bar_row, curves, folded, interval_bar, keys, known, notebook_html, decimal, percent,
-    jsonable, moving, section, signed, table, web_page)
+    jsonable, playing, section, signed, table, web_page)
 
 # %% ../../nbs/tools/report.ipynb #66c1c127
 _PROCESSES = ('perception', 'reasoning')
@@ -348,7 +348,7 @@ def _group(example):
     "A group with its clip; its tokens can be focused"
     html = group_html(example)
     html = re.sub(r'<span title="', '<span class="token" tabindex="0" title="', html)
-    return Div(moving(example.get('clip'), 'The clip that the question asks about'), Safe(html), cls='group')
+    return Div(playing(example.get('clip'), 'The clip that the question asks about'), Safe(html), cls='group')
 
 # %% ../../nbs/tools/report.ipynb #10902e0c
 _CHOICES = dict(arm='Arm', step='Step', group='Group')
