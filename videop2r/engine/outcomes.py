@@ -82,13 +82,21 @@ def _arms(folder):
     return [arm for arm in ARMS if arm in known] + sorted(known - set(ARMS))
 
 # %% ../../nbs/engine/outcomes.ipynb #314ea2a6
+def _evaluated(path, notes):
+    "Rows that name their question and hold a response; how many do not is noted."
+    rows = rows_in(path, notes)
+    whole = [row for row in rows if isinstance(row.get("problem_id"), str) and isinstance(row.get("output"), str)]
+    lost = len(rows) - len(whole)
+    if lost: notes.append(f"{path}: {lost} of {len(rows)} rows have no problem_id or no output and were passed over")
+    return whole
+
 def _demo(folder):
     found, shared = [], []
     records = _records(folder, shared)
     for arm in _arms(folder):
         notes = []
         steps = rows_in(folder / arm / "metrics.jsonl", notes)
-        rows = [row for row in rows_in(folder / f"eval-{arm}.jsonl", notes) if "problem_id" in row]
+        rows = _evaluated(folder / f"eval-{arm}.jsonl", notes)
         said = rows_in(folder / arm / "findings.jsonl", notes)
         if not rows:
             notes.append(f"{folder}: {arm} was not evaluated: no eval-{arm}.jsonl; run the same command again")

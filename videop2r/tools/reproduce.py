@@ -22,12 +22,13 @@ from ..engine.files import read_json, write_text
 from ..engine.paint import markdown_table
 from ..engine.scenes import World
 from ..evaluate import evaluate
+from ..examination import BRIEF
 from ..judge import ORACLE, Judge, Verdict
 from ..model import load_adapter
 from ..rewards import PROCESSES
 from ..room import events
 from .demo import (
-    BRIEF, Run, demo_records, tune, tune_on, policy_of, prompts_of, teach, traces_of, train_arm)
+    Run, demo_records, tune, tune_on, policy_of, prompts_of, teach, traces_of, train_arm)
 from .launch import prompt_of
 from ..world import SHIPPED, samples
 
