@@ -1,6 +1,7 @@
 """Batches made by the families' own processors; run as a program, since torchvision must be in place before transformers looks for it.
-usage: family_batch.py FOLDER_OF_TORCHVISION FAMILY FOLDER_OF_TOKENIZER CASES.json OUT.npz, where the family `saved` is what the folder itself says"""
-import json, sys, types
+usage: family_batch.py FOLDER_OF_TORCHVISION, then a line of JSON for each job on standard input: [FAMILY, FOLDER_OF_TOKENIZER, CASES.json, OUT.npz], where the family `saved` is what the folder
+itself says. A line comes back for each: null, or what went wrong."""
+import json, sys, traceback, types
 from family_pixels import CLIP, PIXELS, frames
 
 def qwen2_5(tokenizer):
@@ -30,9 +31,7 @@ def one(processor, rows):
     if videos: more.update(videos=[clip(r) for r in videos], video_metadata=[VideoMetadata(total_num_frames=r["frames"][0], fps=r["fps"], frames_indices=list(range(r["frames"][0]))) for r in videos])
     return processor(text=[text_of(processor, r) for r in rows], padding=True, padding_side="left", return_tensors="np", **more)
 
-def main(folder, family, tokenizer, cases, out):
-    sys.path.insert(0, folder)
-    sys.modules["torchvision._meta_registrations"] = types.ModuleType("torchvision._meta_registrations") # they need torchvision's own build of torch
+def make(family, tokenizer, cases, out):
     import numpy as np
     from transformers import AutoProcessor, AutoTokenizer
     processor = AutoProcessor.from_pretrained(tokenizer) if family == "saved" else dict(qwen2_5_vl=qwen2_5, qwen3_vl=qwen3, qwen3_5=qwen3)[family](AutoTokenizer.from_pretrained(tokenizer))
@@ -40,5 +39,14 @@ def main(folder, family, tokenizer, cases, out):
     for name, rows in json.load(open(cases)).items():
         for k, v in one(processor, rows).items(): made[f"{name} {k}"] = np.asarray(v)
     np.savez(out, **made)
+
+def main(folder):
+    sys.path.insert(0, folder)
+    sys.modules["torchvision._meta_registrations"] = types.ModuleType("torchvision._meta_registrations") # they need torchvision's own build of torch
+    told, sys.stdout = sys.stdout, sys.stderr
+    for line in sys.stdin:
+        try: said = make(*json.loads(line))
+        except Exception: said = traceback.format_exc()
+        print(json.dumps(said), file=told, flush=True)
 
 if __name__ == "__main__": main(*sys.argv[1:])

@@ -6,13 +6,13 @@ import torch
 from videop2r.advantages import ADVANTAGES, CREDIT, broadcast, credit, normalise, token_weights
 from videop2r.engine import lab, script
 from videop2r.show import recredit
+from storm import storm
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 api = pytest.importorskip("playwright.sync_api", reason="not run: Playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="not run: no Chromium among the commands")
-storm = pytest.mark.skipif(os.environ.get("VIDEOP2R_STORM") != "1", reason="not run: long; VIDEOP2R_STORM=1 runs it")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
 WAYS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 

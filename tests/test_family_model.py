@@ -1,8 +1,7 @@
 """Our batches and passes against the families' own processors, forward and generate, for both families; and what is refused at the door."""
-import inspect, json, subprocess, sys
+import inspect, json
 from dataclasses import replace
-from pathlib import Path
-import numpy as np, pytest, torch
+import pytest, torch
 from family_pixels import PIXELS, frames
 from videop2r.families import FAMILIES, KNOWN_SHAPES, lora_parameters, parameters
 from videop2r.model import Policy, add_lora, load, load_adapter, merge_adapter, tiny_config
@@ -10,8 +9,8 @@ import videop2r.sampling # gives Policy its `sample`
 from videop2r.engine.shared import group_backward, group_logprobs, group_states
 from videop2r.tokens import Coder, collate, encode, train_tokenizer
 from videop2r.video import Clip, prepare
+from theirs import batches
 
-TORCHVISION = Path(sys.prefix) / "torchvision"
 WORDS = ["What moves in the clip?", "Which colour is the thing that waits for long?", "Say it."]
 SIZE, IMAGE = (4, 90, 122), (1, 84, 130)
 ROWS = dict(image=[("image", IMAGE, 1.)], video=[("video", SIZE, 4.)], slow=[("video", SIZE, .5)], videos=[("video", SIZE, 2.), ("video", (4, 60, 60), 1.)],
@@ -46,14 +45,10 @@ def batch_of(coder, name, response=None): return collate(coder, [example(coder, 
 
 @pytest.fixture(scope="module")
 def theirs(folder, ready, tmp_path_factory):
-    if not TORCHVISION.exists(): pytest.skip(f"torchvision is not in {TORCHVISION.name}/ of the environment: pip install --no-deps --target .venv/torchvision torchvision")
-    out, (before, after) = tmp_path_factory.mktemp("batch"), ready[0].turn
+    before, after = ready[0].turn
     mark = dict(image="<|vision_start|><|image_pad|><|vision_end|>", video="<|vision_start|><|video_pad|><|vision_end|>").get
     cases = {n: [dict(text=before + mark(k, "") + WORDS[i % 3] + after, kind=k, frames=s, fps=fps) for i, (k, s, fps) in enumerate(rows)] for n, rows in ROWS.items()}
-    (out / "cases.json").write_text(json.dumps(cases))
-    done = subprocess.run([sys.executable, str(Path(__file__).with_name("family_batch.py")), TORCHVISION, ready[0].family.model_type, folder, out / "cases.json", out / "batch.npz"], capture_output=True, text=True)
-    assert not done.returncode, done.stderr[-2000:]
-    return np.load(out / "batch.npz")
+    return batches(ready[0].family.model_type, folder, cases, tmp_path_factory.mktemp("batch"))
 
 @pytest.fixture(scope="module")
 def stock(folder):

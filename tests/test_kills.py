@@ -6,6 +6,7 @@ import pytest
 import torch
 import peft, torch._dynamo # noqa: F401 (what a child would import by itself, each one again)
 from kills import forked
+from storm import LONG
 from videop2r.cot import example_record
 from videop2r.data import write_jsonl, write_parts
 from videop2r.engine.files import RecordError, draft_of, parts_of, write_text
@@ -15,8 +16,7 @@ from videop2r.tools.corpus import check_set, convert
 from test_runs import Toy
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-STORM = bool(os.environ.get("VIDEOP2R_STORM"))
-EACH = 1 if STORM else 5 # every write, or every fifth
+EACH = 1 if LONG else 5 # every write, or every fifth
 FEW = dict(sft=60, rl=60, generate=21, audit=19, subset=3, convert=7) # of a command's writes, in the short test
 SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
 TIMES = {"seconds", "tokens_per_second", "memory_gb", "peak_gb", "at", "sum"} # a row's sum is also of its times
@@ -92,7 +92,7 @@ def by_command(command, folder):
         (folder / "runs").mkdir(exist_ok=True)
         code = main(WORDS[command].format(r=folder / "r.jsonl", m=SAMPLES, out=out).split())
         if code: raise SystemExit(code)
-    return sweep(work, folder / "runs", 1 if STORM else FEW[command])
+    return sweep(work, folder / "runs", 1 if LONG else FEW[command])
 
 @pytest.mark.parametrize("command", WORDS)
 def test_a_command_killed_at_a_write_and_given_again_ends_the_same(tmp_path, command):

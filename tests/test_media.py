@@ -11,10 +11,10 @@ from videop2r.engine.media import Reader, gallery, reader_of
 from videop2r.families import FAMILIES
 from videop2r.tools.cli import main
 from videop2r.video import AtRate, VideoError, prepare, uniform
+from storm import LONG
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
 QWEN = FAMILIES["qwen2_5_vl"]
-STORM = bool(os.environ.get("VIDEOP2R_STORM"))
 
 
 def film(path, seed=0, n=24, size=64):
@@ -201,7 +201,7 @@ def mutate(data, other, draw):
 
 
 def test_a_storm_of_damaged_clips(tmp_path):
-    draw, n = random.Random(0), 500 if STORM else 50
+    draw, n = random.Random(0), 500 if LONG else 50
     clips = [film(tmp_path / f"good{i}.mp4", seed=i).read_bytes() for i in range(10)]
     for i in range(n): (tmp_path / f"bad{i:03}.mp4").write_bytes(mutate(*draw.sample(clips, 2), draw))
     found = audit(tmp_path, out=tmp_path / "a", workers=2, seconds=10, quiet=True)

@@ -23,6 +23,7 @@ from videop2r.sft import SFT
 from videop2r.tokens import Batch
 from videop2r.tools.keyframes import ByQuestion, relevance
 from videop2r.tools.pipeline import LocalTeacher
+from storm import some
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
 RECORDS = read_jsonl(SAMPLES / "train.jsonl")[:4]
@@ -141,7 +142,7 @@ VARIANTS = {
     "no reference": dict(beta=0., top_p=.9), "refill": dict(refill=2), "GRPO": dict(recipe=Recipe(credit="grpo")),
     "T-GRPO": dict(recipe=Recipe(shuffled=2)), "no tags": dict(recipe=Recipe(tags=False)), "DAPO": dict(recipe=Recipe(weights="batch", overlong="mask"))}
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", some(VARIANTS, ("plain", "sliced, by rows", "T-GRPO")))
 def test_rl_on_the_device_is_rl_on_the_host(asked, name):
     settings = RL(**{**dict(steps=2, prompts=3, g=2, limit=16, reference="base", lr=1e-3), **VARIANTS[name]})
     def work(policy):

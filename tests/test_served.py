@@ -1,7 +1,7 @@
 """What lies beside saved weights for the engines that serve them: the families' own processors, loaded from the folder alone, make our prompts and our pixels."""
-import json, shutil, subprocess, sys
+import json, shutil
 from pathlib import Path
-import numpy as np, pytest, torch
+import pytest, torch
 from family_pixels import frames
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -13,8 +13,8 @@ from videop2r.tools.cli import main
 from videop2r.tokens import Coder, collate, encode, train_tokenizer
 from videop2r.video import Clip, prepare
 from test_family_model import trained
+from theirs import batches
 
-TORCHVISION = Path(sys.prefix) / "torchvision"
 SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
 FILES = ("chat_template.jinja", "preprocessor_config.json", "video_preprocessor_config.json")
 QUESTION, N = "What moves in the clip?", 6 # frames of a video
@@ -40,12 +40,8 @@ def asked(kind):
 
 @pytest.fixture(scope="module")
 def theirs(folder, tmp_path_factory):
-    if not TORCHVISION.exists(): pytest.skip(f"torchvision is not in {TORCHVISION.name}/ of the environment: pip install --no-deps --target .venv/torchvision torchvision")
-    out = tmp_path_factory.mktemp("served")
-    (out / "cases.json").write_text(json.dumps({n: [dict(messages=asked(k), kind=k, frames=s, fps=fps) for k, s, fps in rows] for n, rows in ROWS.items()}))
-    done = subprocess.run([sys.executable, str(Path(__file__).with_name("family_batch.py")), TORCHVISION, "saved", folder, out / "cases.json", out / "batch.npz"], capture_output=True, text=True)
-    assert not done.returncode, done.stderr[-2000:]
-    return np.load(out / "batch.npz")
+    rows = {n: [dict(messages=asked(k), kind=k, frames=s, fps=fps) for k, s, fps in rows] for n, rows in ROWS.items()}
+    return batches("saved", folder, rows, tmp_path_factory.mktemp("served"))
 
 def example(coder, kind, shape, fps):
     visual = kind and prepare(Clip(frames(*shape), fps, kind=kind), coder.family)

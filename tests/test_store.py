@@ -13,9 +13,10 @@ from videop2r.engine.remote import Reply
 from videop2r.engine.store import Ledger, Shard, Store, identity, merge
 from videop2r.engine.scenes import World
 from videop2r.world import make_records
+from storm import LONG
 
 WORKERS, RECORDS = 4, 60
-STORM = 100 if os.environ.get("VIDEOP2R_STORM") else 10
+STORM = 100 if LONG else 10
 FORK = mp.get_context("forkserver") # children start at once, from a process without threads that has the imports done
 FORK.set_forkserver_preload(["videop2r.tools.pipeline", "videop2r.world", "hypothesis", "pytest"])
 
