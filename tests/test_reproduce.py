@@ -79,7 +79,8 @@ def test_arms_that_were_not_run_are_said_to_be_not_run():
 
 @pytest.mark.parametrize("low,high,sign,said", [(.01, .1, 1, "held"), (-.1, -.01, 1, "did not hold"), (-.1, .1, 1, "within noise"), (-.1, -.01, -1, "held")])
 def test_a_verdict_is_what_the_interval_says(low, high, sign, said):
-    assert verdict(dict(lo=low, hi=high), sign) == said
+    assert verdict(dict(lo=low, hi=high, seeds=dict.fromkeys(range(5))), sign) == said
+    assert verdict(dict(lo=low, hi=high, seeds=dict.fromkeys(range(2))), sign) == "too few seeds"
 
 def test_the_gain_in_answers_is_predicted_from_what_was_known_before():
     room = dict(p1=.9, p0=.3, phi=.5, sufficient=.5)

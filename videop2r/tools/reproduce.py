@@ -364,9 +364,12 @@ HYPOTHESES = (
 )
 
 # %% ../../nbs/tools/reproduce.ipynb #24d15da2
+_FEW = 3 # seeds below which an interval knows next to nothing of how seeds differ
+
 def verdict(found: dict | None, sign: int = 1) -> str:
     "What an effect says of a claim."
     if found is None: return "not run"
+    if len(found["seeds"]) < _FEW: return "too few seeds"
     low, high = sorted([sign * found["lo"], sign * found["hi"]])
     if low > 0: return "held"
     return "did not hold" if high < 0 else "within noise"
