@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 STAMP := .venv/.installed
 
-.PHONY: help demo test storm engines lab readme site clean .venv
+.PHONY: help demo test storm engines parity lab readme site clean .venv
 help:  ## list the targets
 	@grep -E '^[a-z.]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
@@ -32,6 +32,9 @@ storm: $(STAMP)  ## the long tests too: hundreds of damaged clips, kills at rand
 
 engines: $(STAMP)  ## hold a real vLLM on the CPU beside ours, in an environment of its own (3.5 GB)
 	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} OMP_NUM_THREADS=1 $(BIN)/python scripts/engines.py
+
+parity: $(STAMP)  ## hold lmms-eval's own scoring beside ours, in an environment of its own (2.5 GB)
+	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} OMP_NUM_THREADS=1 $(BIN)/python scripts/parity.py
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks, trusted, with the command at hand
 	$(BIN)/jupyter trust nbs/*.ipynb nbs/*/*.ipynb > /dev/null

@@ -8,7 +8,10 @@ CHOICE, NUMBER, MRA, YES_NO, MATCH = "multiple choice", "numerical", "regression
 ABCD = ["A. a dog", "B. a cat", "C. a cow", "D. a hen"]
 
 def score(response, suite, benchmark="video-mme", kind=CHOICE, truth="B", options=ABCD, raw=True):
-    return mark(dict(benchmark=benchmark, kind=kind, truth=truth, options=options, response=response), suite, raw).score
+    row = dict(benchmark=benchmark, kind=kind, truth=truth, options=options, response=response)
+    alone = raw and suite == "lmms-eval" and SUITES[suite].get(benchmark, {}).get(kind)
+    if alone: return alone(response, row).score # the task's function, as it was run
+    return mark(row, suite, raw).score
 
 TEXTS = { # output: Video-R1, EasyVideoR1, lmms-eval's shared extractor, VLMEvalKit's spatial one; truth B
     "<answer>B</answer>": (1, 1, 1, 1), "<answer>b</answer>": (0, 1, 0, 1), "<answer>B.</answer>": (0, 1, 1, 1),
@@ -23,7 +26,9 @@ def test_choices_are_read_as_each_suite_reads_them(text):
     assert found == list(TEXTS[text])
 
 def extracted(response, suite, benchmark, kind=CHOICE, truth="B", options=ABCD):
-    return mark(dict(benchmark=benchmark, kind=kind, truth=truth, options=options, response=response), suite, True).extracted
+    row = dict(benchmark=benchmark, kind=kind, truth=truth, options=options, response=response)
+    if suite == "lmms-eval": return SUITES[suite][benchmark][kind](response, row).extracted
+    return mark(row, suite, True).extracted
 
 @pytest.mark.parametrize("text, letter", [("A good choice is hard", "A"), ("Apple", "A"), ("I think the answer is (C), not A", "A"), ("Both A and B", "B"), ("b", None)])
 def test_lmms_evals_letter(text, letter): assert extracted(text, "lmms-eval", "video-mme") == letter
@@ -87,6 +92,12 @@ def test_lmms_evals_mmvu_is_content_with_little(text, right):
 @pytest.mark.parametrize("text", ["", "1", "12 grams", "kg"])
 def test_lmms_evals_open_rule(text): assert score(text, "lmms-eval", "mmvu", "open", "12 kg", []) == 1
 
+def test_lmms_eval_reads_every_raised_digit(): assert score("n^7", "lmms-eval", "mmvu", "open", "n⁷", []) == 1
+
+def test_lmms_eval_leaves_a_failed_call_out():
+    given = dict(benchmark="video-mmmu", kind=NUMBER, truth="4", options=[])
+    assert score("API Error", "lmms-eval", **given) is None and score("api error", "lmms-eval", **given) == 0
+
 def test_what_needs_a_judge_is_not_wrong():
     row = dict(kind="open", truth="a dog", options=[], response="a cat")
     assert {mark(dict(row, benchmark="mmvu"), suite) for suite in ("official", "lmms-eval", "video-r1", "easyvideor1", "ours")} == {Mark(None, None, JUDGE), Mark("a cat", None, JUDGE)}
@@ -127,6 +138,10 @@ MATCHES = ["Caption A: a dog runs", "Caption B: a cat sits"]
 @pytest.mark.parametrize("text, right", [("Caption B: a cat sits", 1), ("Caption B", 1), ("B", 1), ("B.", 1), ("a cat sits", 1), ("caption b", 0), ("A", 0), ("so B", 0)])
 def test_caption_matching(text, right): assert score(text, "official", "tempcompass", MATCH, "Caption B: a cat sits", MATCHES) == right
 
+def test_a_caption_with_a_colon_counts_up_to_it():
+    colon = ["Caption A: the dog: it runs", "Caption B: the cat: it runs"]
+    assert [score(text, "lmms-eval", "tempcompass", MATCH, colon[1], colon) for text in ("the cat", "the cat: it runs", colon[1], "2) the cat")] == [1, 0, 1, 1]
+
 MME = { # official, vlmevalkit, lmms-eval, video-r1, easyvideor1; truth C
     "Definitely C": (0, 0, 1), "c": (None, 0, 0, 0, 1), "Because C": (0, 0, 1), "<think>A dog</think><answer>C</answer>": (0, 0, 0, 1, 1)}
 
@@ -138,9 +153,25 @@ def test_video_mme(text):
 
 def test_video_mmes_four_means(): assert means(["C", "C", "A", "c?"], "C", "video-mme", ("official", "lmms-eval", "vlmevalkit", "video-r1")) == [66.7, 50, 50, 50]
 
+EVALUATED = { # raw output: lmms-eval's task alone, and behind its evaluator (0.7.3), which takes thoughts and blanks off; truth B
+    "<think>A is wrong. C is wrong.</think><answer>B</answer>": (0, 1), "C. It is wrong</think>(B) it is": (0, 1), "<analysis>(D)</analysis> B: here": (0, 1),
+    "<think>A dog. B": (1, 1), "<observation>A dog.</observation><think>so D.</think><answer>B</answer>": (0, 0), "<think>(D)</think><think>(C)</think>\nB: so": (0, 1)}
+
+@pytest.mark.parametrize("text", EVALUATED)
+def test_lmms_evals_evaluator_takes_thoughts_off(text):
+    row = dict(benchmark="video-mme", kind=CHOICE, truth="B", options=ABCD, response=text)
+    assert (score(text, "lmms-eval"), mark(row, "lmms-eval", raw=True).score) == EVALUATED[text]
+
+def test_lmms_evals_evaluator_takes_blanks_off():
+    row = dict(benchmark="tempcompass", kind=CHOICE, truth="B", options=["A. fast", "B. slow"], response=" B. slow")
+    assert mark(row, "lmms-eval", raw=True).score == 1 and mark(row, "vlmevalkit", raw=True).score == 0
+    empty = dict(benchmark="mvbench", kind=CHOICE, truth="B", options=ABCD, response=" \n")
+    assert mark(empty, "lmms-eval").why == LEFT_OUT
+
 def test_foreign_rules_are_fed_the_content_unless_raw_is_asked():
     trace = "<observation>A dog.</observation><think>so D.</think><answer>B</answer>"
-    assert [score(trace, "lmms-eval", raw=raw) for raw in (False, True)] == [1, 0]
+    row = dict(benchmark="video-mme", kind=CHOICE, truth="B", options=ABCD, response=trace)
+    assert [mark(row, "lmms-eval", raw).score for raw in (False, True)] == [1, 0]
     assert [score(trace, "video-r1", raw=raw) for raw in (False, True)] == [1, 1]
 
 def test_ours_reads_as_a_person_does():

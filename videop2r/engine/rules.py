@@ -325,7 +325,7 @@ def _open_right(parts, truth):
     return held or any(part in wanted for part in parts if not isinstance(part, str))
 
 def _le_open(text, row):
-    if not text: return Mark(None, None, LEFT_OUT)
+    if text in ("", "API Error"): return Mark(None, None, LEFT_OUT)
     parts = _open_parts(text)
     return _marked(str(parts[-1]), _open_right(parts, row["truth"]))
 
@@ -378,7 +378,7 @@ def _le_mmvu_choice(text, row):
     return _marked(first, bool(option) and (held or named))
 
 # %% ../../nbs/engine/rules.ipynb #c01a7281
-_RAISED = str.maketrans({sign: f"^{i}" for i, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹") if i < 5})
+_RAISED = str.maketrans({sign: f"^{i}" for i, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")})
 _ORDER = re.compile(r"O\s*\([^)]+\)", re.I)
 
 def _alike(text, truth):
@@ -481,15 +481,19 @@ def _tc_said(text, row):
     found = next((word for word in ("yes", "no") if text.lower().startswith(word)), "")
     return _equal(found, row)
 
-def _tc_match(text, row):
-    for option in row["options"]:
-        index, _, sentence = option.partition(": ")
-        short = index.split(" ")[-1]
-        if text == option or text.replace(".", "") in (index, short): return _matched(index, row)
-        if text == sentence or ") " in text and text.split(") ")[1] == sentence: return _matched(index, row)
-    return Mark(None, 0.)
+_KINDS_OF_LINE = re.compile("Sentence |Option |Caption ")
 
-def _matched(index, row): return Mark(index, float(row["truth"].partition(":")[0] == index))
+def _line_parts(line):
+    "What may be said of a line: all of it, its sentence up to a second colon, its index, the index's last word."
+    index, *rest = line.split(": ")
+    return line, rest[0] if rest else None, index, _KINDS_OF_LINE.sub("", index)
+
+def _tc_match(text, row):
+    said = text.split(") ")[1] if ") " in text else text
+    given = (text,), (text, said), (text, text.replace(".", "")), (text, text.replace(".", ""))
+    parts = [_line_parts(option) for option in row["options"]]
+    found = [part for part, own in zip(zip(*parts), given) for part in part if part in own]
+    return Mark(found[-1], float(found[-1] in _line_parts(row["truth"]))) if found else Mark(None, 0.)
 
 def _stripped(rule): return lambda text, row: rule(text.replace("</s>", "").strip(), row)
 
@@ -524,7 +528,8 @@ def _our_match(text, row):
     strict = _tc_match(text, row)
     if strict.extracted: return strict
     found = choice(text.partition(": ")[2] or text, texts)
-    return Mark(None, 0.) if not found else _matched(row["options"][ord(found) - ord("A")].partition(":")[0], row)
+    line = row["options"][ord(found) - ord("A")] if found else None
+    return Mark(line and line.partition(":")[0], float(line == row["truth"]))
 
 def _our_number(text, row): return _marked(number(text, "lenient"), score("numerical", text, row["truth"], how="lenient"))
 def _our_mra(text, row): return _marked(number(text, "lenient"), mra(text, row["truth"], "video-r1", "lenient"))
@@ -559,6 +564,16 @@ SUITES = {
 _RAW = ("video-r1", "easyvideor1") # they know the tags
 
 # %% ../../nbs/engine/rules.ipynb #61ad6d3f
+_LE_TAGS = ("<think>", "</think>"), ("<analysis>", "</analysis>")
+
+def _without_thoughts(text):
+    "What lmms-eval leaves of a reply; of one with an end of a thought and no beginning, what follows the last."
+    for begin, end in _LE_TAGS:
+        while (first := text.find(begin)) >= 0 and (last := text.find(end, first)) >= 0:
+            text = text[:first] + text[last + len(end):]
+        if begin not in text: text = text.rpartition(end)[2]
+    return text.strip()
+
 def content_of(response: str) -> str:
     "The content of a response's answer tags, or all of it."
     found = first_answer(response)
@@ -575,6 +590,7 @@ def mark(
     if rule is None: return Mark(None, None, NO_RULE)
     text = row["response"] or ""
     if not raw and suite not in _RAW: text = content_of(text)
+    if suite == "lmms-eval": text = _without_thoughts(text)
     try: return rule(text, row)
     except ValueError as e:
         where = f"{row['benchmark']}, question {row.get('id')!r}"
