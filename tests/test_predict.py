@@ -1,5 +1,6 @@
 """Predictions come as they are made, survive a kill at any write, and one bad clip costs itself."""
 import json, os, random, shutil
+from dataclasses import replace
 from pathlib import Path
 import pytest
 from kills import forked
@@ -43,6 +44,19 @@ def test_a_batch_says_what_one_question_alone_is_told(model, questions, tmp_path
     for record in questions.records[:4]:
         alone = ask(Local(SAMPLES / "base", Decoding(frames=4, limit=8, batch=1)), Questions("records", [record], ""), tmp_path / record.problem_id)
         assert alone.rows[0]["response"] == rows[record.problem_id]
+
+def test_a_picture_belongs_to_its_own_question(questions, tmp_path):
+    kept = {}
+    class Seen(Local):
+        def __call__(self, records, visuals, prompt):
+            kept.update(visuals)
+            return super().__call__(records, visuals, prompt)
+    first = next(record for record in questions.records if record.data_type == "video")
+    asked = replace(first, problem_id="with", extra=dict(last=True, image="clips/embedded-heldout-00003.png"))
+    found = ask(Seen(SAMPLES / "base", HOW), Questions("records", [first, asked], ""), tmp_path)
+    assert len(found.rows) == 2 and not found.failed and len(kept) == 2
+    with_it, without = (kept[place].patches for place in sorted(kept, key=lambda place: len(place[1]), reverse=True))
+    assert with_it.shape == without.shape and (with_it != without).any()
 
 def test_a_clip_that_cannot_be_read_costs_itself(model, questions, tmp_path):
     media = tmp_path / "media"

@@ -1,10 +1,15 @@
 """Small files in every official form, made here: read to one record, counted, refused where they are another's, and scored to values computed by hand."""
-import json
+import io, json, shutil
+from pathlib import Path
+import numpy as np
 import pytest
+from PIL import Image
 from videop2r.benchmarks import Predictions, mark_all, numbers_of, read_predictions, score_all
 from videop2r.engine.suites import MV_TASKS, SUITE_READERS, SUBJECTS, SuiteReader, Within, missing_media, read_suite, suite_prompt, told_missing
 from videop2r.cot import SHORT, Prompt
 from videop2r.data import Record
+from videop2r.families import FAMILIES
+from videop2r.video import VideoError
 
 def write(path, value):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,6 +142,55 @@ def test_frames_are_taken_within_bounds_and_the_last_one_is_kept():
     sparse = Within(lambda film, n, record=None: [0, 10, 20])
     assert sparse(Film, 3, Record(extra=dict(last=True))) == [0, 10, 99]
     assert Within().key(Record(extra=dict(clip=[1., 2.]))) != Within().key(Record())
+
+CLIP = Path(__file__).resolve().parent.parent / "data_samples/clips/embedded-heldout-00000.mp4"
+QWEN = FAMILIES["qwen2_5_vl"]
+
+def png(colour, size=(300, 100)):
+    held = io.BytesIO()
+    Image.new("RGB", size, colour).save(held, "PNG")
+    return held.getvalue()
+
+def with_picture(tmp_path, picture=None):
+    "The question of the adaptation track about a film, and the one of the perception track about the same."
+    media = tmp_path / "media/Science"
+    media.mkdir(parents=True, exist_ok=True)
+    shutil.copy(CLIP, media / "validation_Physics_9.mp4")
+    for track in ("Adaptation", "Perception"): parquet(tmp_path / track / "t.parquet", [dict(MMMU, image=dict(bytes=picture or b"", path="validation_Physics_9.png"))] if track == "Adaptation" else [MMMU])
+    return tmp_path / "media", *read_suite("video-mmmu", tmp_path).records
+
+def test_the_picture_of_the_adaptation_track_ends_the_clip_and_the_question_says_so(tmp_path):
+    media, asked, other = with_picture(tmp_path, png("red"))
+    reader = SuiteReader(media, 8, 56 * 56, sampler=Within())
+    clip, plain = reader.clip(asked, QWEN), SuiteReader(media, 6, 56 * 56).clip(other, QWEN)
+    assert len(clip.frames) == 8 and (clip.frames[:6] == plain.frames).all() and clip.timestamps[:6] == plain.timestamps
+    red = (clip.frames[6:] == (255, 0, 0)).all(-1)
+    assert red[:, 28].all() and not red[:, 0].any() # as wide as the frame, with bars above and below: 300 x 100 in a square
+    assert np.diff(clip.timestamps) == pytest.approx(np.diff(plain.timestamps)[0], rel=.3) and clip.fps == pytest.approx(plain.fps, rel=.05)
+    assert reader.visual(asked, QWEN).grid[0] == 4 and len(reader.clip(asked).frames) == 8 # as pictures for a server too
+    assert (reader.clip(other, QWEN).frames != clip.frames).any()
+    said = [suite_prompt(Prompt()).render(record) for record in (asked, other)]
+    assert [text.count("at the video's end") for text in said] == [1, 0] and said[0].index("<image 1> Which slope") < said[0].index("A. left")
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_the_picture_has_a_layer_of_its_own_in_every_family(family, tmp_path):
+    media, asked, other = with_picture(tmp_path, png("red"))
+    found = SuiteReader(media, 6, 64 * 64).visual(asked, family)
+    layers = found.patches.reshape(found.grid[0], -1, found.patches.shape[1])
+    frames = layers.reshape(*layers.shape[:2], 3, family.temporal, -1)
+    assert found.grid[0] == 3 and (frames[-1, :, :, 0] == frames[-1, :, :, 1]).all() and not (layers[-1] == layers[-2]).all()
+
+def test_the_picture_comes_from_a_file_too_or_from_the_film_alone(tmp_path):
+    media, asked, _ = with_picture(tmp_path)
+    reader = SuiteReader(media, 8, 56 * 56, sampler=Within(), cache=tmp_path / "cache")
+    film = reader.clip(asked, QWEN).frames
+    assert (film == SuiteReader(media, 8, 56 * 56).clip(Record(path=asked.path), QWEN).frames).all() # the released video shows it in its last frame
+    (media / "validation_Physics_9.png").write_bytes(png("blue"))
+    blue = reader.clip(asked, QWEN).frames # and not what the cache had
+    assert (blue[-2:, 28] == (0, 0, 255)).all() and (reader.clip(asked, QWEN).frames == blue).all()
+    (media / "validation_Physics_9.png").write_bytes(b"no picture")
+    with pytest.raises(VideoError, match="validation_Physics_9.png"): reader.clip(asked, QWEN)
+    with pytest.raises(VideoError, match="validation_Physics_9.png"): SuiteReader(media, 8).clip(with_picture(tmp_path, b"no picture")[1], QWEN)
 
 def test_every_kind_has_a_line_for_its_answer():
     for kind in ("yes or no", "caption matching", "captioning", "open", "regression", "numerical", "multiple choice"):

@@ -7,12 +7,14 @@ __all__ = ['WHERE', 'VARIANTS', 'SUBJECTS', 'MV_TASKS', 'SUITE_READERS', 'Suite'
            'check_media', 'Within', 'SuiteReader', 'suite_prompt']
 
 # %% ../../nbs/engine/suites.ipynb #83ec1d9e
-import csv, io, json, os, re
+import csv, hashlib, io, json, os, re, tempfile
 from collections import Counter
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
+from PIL import Image, ImageOps
 from ..cot import ANSWER_LINES, Prompt
 from ..data import Record, RecordError, resolve
 from .files import items
@@ -118,9 +120,12 @@ def _choices(given):
     "Options of a dict of letters, without its empty ends."
     return [f"{letter}. {text}" for letter, text in sorted(given.items()) if str(text or "").strip()]
 
+_AT_END = "Learn from the video, then answer. The picture that the question calls <image 1> is at the video's end."
+
 def _question(benchmark, name, problem, kind, truth, path, options=(), **more):
     "A record; `RecordError` for a choice whose truth is no option's letter."
     path = re.sub(r"^(\./)+|^/+", "", str(path))
+    if more.get("last"): problem = f"{problem}\n{_AT_END}"
     letters = [option[:1] for option in options]
     if kind == "multiple choice" and truth not in letters:
         raise RecordError(f"its truth {truth!r} is none of the letters {', '.join(letters) or '(no options)'}", field="truth")
@@ -156,8 +161,8 @@ def _mmmu(row, tags, n):
     if not track: raise RecordError("its track is not known: keep the folders Adaptation, Comprehension and Perception", field="track")
     options, group = _lettered(row.get("options") or []), _mmmu_group(name, track)
     kind = "numerical" if form == "open" else "multiple choice"
-    picture = row.get("image")
-    more = dict(group=group, image=picture.get("path") if isinstance(picture, dict) else "", last=track == "Adaptation")
+    picture = row.get("image") if isinstance(row.get("image"), dict) else {}
+    more = dict(group=group, image=picture.get("path"), picture=picture.get("bytes"), last=track == "Adaptation")
     where = f"{group['discipline']}/" if "discipline" in group else ""
     return _question("video-mmmu", f"{track}/{name}", text, kind, truth, f"{where}{name}.mp4", [] if form == "open" else options, **more)
 
@@ -390,11 +395,19 @@ class Within:
         return [int(inside[i]) for i in sample_indices(len(inside), n)]
 
 class SuiteReader(Reader):
-    "A `Reader` that also takes a folder of frames for a film."
+    "A `Reader` that also takes a folder of frames for a film, and puts a question's picture at its end."
+    def _key(self, path, record, family): return [*super()._key(path, record, family), *_seal(record, self.media)]
+
     def _fetch(self, path, record, family):
-        framed = record.extra.get("frames")
-        if not framed: return super()._fetch(path, record, family)
-        clip = _of_frames(path, record, self.frames, **framed)
+        if record.data_type == "image": return super()._fetch(path, record, family)
+        framed, picture = record.extra.get("frames"), _picture_of(record, self.media)
+        if framed: clip = _of_frames(path, record, self.frames, **framed)
+        elif picture is None: return super()._fetch(path, record, family)
+        else:
+            pair = family.temporal if family else 1
+            rest = copy(self)
+            rest.frames = max(1, self.frames - pair)
+            clip = _ended(super(SuiteReader, rest)._fetch(path, record, None), picture, pair)
         return shrink(clip, family, self.min_pixels, self.pixels) if family else clip
 
 # %% ../../nbs/engine/suites.ipynb #112de485
@@ -408,6 +421,38 @@ def _of_frames(folder, record, n, fps, first):
     frames = np.concatenate([read_image(files[places[i]]).frames for i in chosen])
     times = [Film.timestamps[i] for i in chosen]
     return Clip(frames, sampled_fps(times, fps), chosen, times, str(folder))
+
+# %% ../../nbs/engine/suites.ipynb #a17408ff
+def _picture_file(record, media):
+    name = record.extra.get("image")
+    path = resolve(name, media) if name else None
+    return path if path and path.is_file() else None
+
+def _picture_of(record, media):
+    "The picture of a question as a clip of one frame; None where the film alone may have it."
+    held = record.extra.get("picture")
+    if not held: return (path := _picture_file(record, media)) and read_image(path)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / Path(record.extra.get("image") or "picture.png").name
+        path.write_bytes(held)
+        return read_image(path)
+
+def _seal(record, media):
+    "What tells one picture from another."
+    held, path = record.extra.get("picture"), _picture_file(record, media)
+    if held: return [hashlib.sha256(held).hexdigest()]
+    return [str(path), path.stat().st_size, path.stat().st_mtime_ns] if path else []
+
+def _ended(clip, picture, n):
+    "The clip with n frames more that show the picture, as large as they can."
+    height, width = clip.frames.shape[1:3]
+    shown = ImageOps.pad(Image.fromarray(picture.frames[0]), (width, height))
+    step = clip.seconds / max(1, len(clip.frames) - 1) or 1 / clip.fps
+    after = range(1, n + 1)
+    times = clip.timestamps + [clip.timestamps[-1] + step * i for i in after]
+    indices = clip.indices + [clip.indices[-1] + i for i in after]
+    frames = np.concatenate([clip.frames, np.stack([np.asarray(shown)] * n)])
+    return Clip(frames, sampled_fps(times, clip.fps), indices, times, clip.path, note=clip.note)
 
 # %% ../../nbs/engine/suites.ipynb #5b178e1d
 _MORE_LINES = {

@@ -110,7 +110,10 @@ def fingerprint_of(adapter) -> str: # its folder's name and eight hexadecimal di
     return f"{Path(adapter).resolve().name} {digest(sizes)[:8]}" if weights else str(adapter)
 
 # %% ../../nbs/tools/predict.ipynb #bf4fdb23
-def _place(record): return record.path, str(record.extra.get("clip"))
+def _place(record):
+    "What is looked at: two questions of one place are shown the same frames."
+    about = [record.extra[name] for name in ("clip", "last", "image") if name in record.extra]
+    return record.path, str(about)
 
 def _failed(reason): return dict(response=None, failed=str(reason))
 
