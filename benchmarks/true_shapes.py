@@ -176,9 +176,9 @@ def counted(model, preset, stages=STAGES):
             print(model, stage, f"{gb:.2f} GB", file=sys.stderr, flush=True)
     return rows
 
-def _of_a_token(model, nf4, layers):
-    "Kernels that one more token starts in a model of so many layers."
-    preset, shape = replace(PRESETS["16gb"], nf4=nf4), replace(shape_of(model), layers=layers, v_layers=5)
+def _of_a_token(model, nf4, layers, nets=0):
+    "Kernels that one more token starts in a model of so many layers, of which some are gated delta nets."
+    preset, shape = replace(PRESETS["16gb"], nf4=nf4), replace(shape_of(model), layers=layers, nets=nets, v_layers=5)
     policy, told = policy_of(shape, preset, frames=2, slices=1)
     with Shapes() as shapes, patch.object(decoding, "LOOK", 99):
         s = stand(policy, told.settings, preset.rl, preset.sft)
@@ -192,7 +192,10 @@ def _of_a_token(model, nf4, layers):
         return count(4) - count(3)
 
 def kernels(model, nf4):
-    "(in a layer, in all else) that a new token of some rows starts: from models of three and four layers."
+    "(in a layer, in all else, in a gated delta net where there are any) that a new token of some rows starts: from models of three and four layers."
+    if shape_of(model).nets:
+        three, more, mixed = (_of_a_token(model, nf4, *sizes) for sizes in ((3, 3), (4, 4), (4, 3)))
+        return mixed - three, three - 3 * (more - three), more - three
     three, four = (_of_a_token(model, nf4, layers) for layers in (3, 4))
     return four - three, three - 3 * (four - three)
 
@@ -200,13 +203,13 @@ def kernel_rows(models):
     "A row for each size and kind of weights."
     for model in models:
         for nf4 in (True, False):
-            layer, rest = kernels(model, nf4)
-            all_ = layer * shape_of(model).layers + rest
-            yield dict(model=model, weights="nf4" if nf4 else "bf16", **{"a layer": layer, "all else": rest, "a token": all_, "ms to start them": all_ * START * 1000})
+            (layer, rest, *net), shape = kernels(model, nf4), shape_of(model)
+            all_ = layer * shape.attending + rest + sum(net) * shape.nets
+            yield dict(model=model, weights="nf4" if nf4 else "bf16", **{"a layer": layer, "a gated delta net": net[0] if net else "", "all else": rest, "a token": all_, "ms to start them": all_ * START * 1000})
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["3b", "7b", "4b", "8b"], help="sizes of Qwen2.5-VL (3b, 7b) and Qwen3-VL (4b, 8b)")
+    parser.add_argument("--models", nargs="+", default=["3b", "7b", "4b", "8b"], help="sizes of Qwen2.5-VL (3b, 7b), Qwen3-VL (4b, 8b) and Qwen3.5 (qwen3.5-4b, qwen3.5-9b)")
     parser.add_argument("--presets", nargs="+", default=["12gb", "16gb", "24gb", "48gb", "80gb"])
     parser.add_argument("--json", action="store_true", help="one JSON object a row")
     parser.add_argument("--kernels", action="store_true", help="the kernels that a token starts, in place of memory")

@@ -310,10 +310,11 @@ def real_config(s):
     from transformers import AutoConfig
     text = dict(hidden_size=s.hidden, num_hidden_layers=s.layers, num_attention_heads=s.heads, num_key_value_heads=s.kv, intermediate_size=s.inter, vocab_size=s.vocab, head_dim=s.head)
     vision = dict(hidden_size=s.v_hidden, depth=s.v_layers, intermediate_size=s.v_inter, out_hidden_size=s.hidden)
+    if s.nets: text |= dict(zip([f"linear_{name}" for name in ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim")], s.net))
     if s.deep: vision |= dict(deepstack_visual_indexes=[i * s.v_layers // (s.deep + 1) for i in range(1, s.deep + 1)], num_position_embeddings=s.places)
     return AutoConfig.for_model(s.model_type, text_config=text, vision_config=vision, tie_word_embeddings=s.tied)
 
-@pytest.mark.parametrize("name", ["3b", "7b", "4b", "8b"])
+@pytest.mark.parametrize("name", ["3b", "7b", "4b", "8b", "qwen3.5-4b", "qwen3.5-9b"])
 def test_the_true_shapes(name):
     from transformers import AutoModelForImageTextToText
     s, size = KNOWN_SHAPES[name], lambda ps: sum(p.numel() for p in ps)
@@ -321,10 +322,10 @@ def test_the_true_shapes(name):
     model.tie_weights()
     told, vl = parameters(s), model.model
     linears = [m.weight for n, m in vl.language_model.named_modules() if isinstance(m, torch.nn.Linear)]
-    assert len(linears) == 7 * s.layers and size(linears) == told["linears"]
+    assert len(linears) == 7 * s.attending + 8 * s.nets and size(linears) == told["linears"]
     assert size({p for p in (vl.language_model.embed_tokens.weight, model.lm_head.weight)}) == told["embeddings"]
     assert size(p for p in vl.visual.parameters() if p.ndim > 1) == told["vision"]
     with torch.device("meta"): model = add_lora(model, FAMILIES[s.model_type], rank=16, vision=True)
     added = {n: p.numel() for n, p in model.named_parameters() if "lora_" in n}
     assert sum(v for n, v in added.items() if "language_model" in n) == lora_parameters(s, 16)
-    assert sum("visual" in n and "lora_A" in n for n in added) == s.v_layers * (4 if s.deep else 5) # Qwen3-VL's feed-forward layers have no gate
+    assert sum("visual" in n and "lora_A" in n for n in added) == s.v_layers * (5 if s.model_type == "qwen2_5_vl" else 4) # those of the newer towers have no gate

@@ -2,9 +2,10 @@
 import json, subprocess, sys
 from pathlib import Path
 import pytest
-from videop2r.families import KNOWN_SHAPES, lora_parameters, parameters
+from videop2r.families import FAMILIES, KNOWN_SHAPES, Shape, lora_parameters, parameters
+from videop2r.model import add_lora
 from videop2r.tools.launch import PRESETS
-from videop2r.tools.rehearse import plan_of
+from videop2r.tools.rehearse import coder_of, config_of, plan_of
 from videop2r.tools.plan import _KERNELS, _kernels, GPUS, MEMORY_PARTS, Settings, gpu_of, held, plan, plan_html, tightened
 from storm import storm
 
@@ -92,7 +93,23 @@ def test_the_count_is_what_the_allocator_counts(small, compute, stage, more, tmp
     run() # the gradients stand from now on
     assert sum(t.bytes for t in held(stage, s, o, small.FAMILY)) == pytest.approx(allocated(run, tmp_path / "trace.json"), rel=.1 if compute == "fp32" else .2)
 
-@pytest.mark.parametrize("model", ["3b", "7b", "4b", "8b"])
+@pytest.fixture
+def newer(small, monkeypatch):
+    "The same steps on a model of which three of four layers are gated delta nets."
+    from transformers import AutoModelForImageTextToText
+    shape = Shape(256, 4, 4, 2, 1024, 512, True, v_hidden=64, v_layers=1, v_inter=128, head_dim=64, model_type="qwen3_5", places=64, nets=3, net=(2, 4, 64, 64))
+    def model(): return add_lora(AutoModelForImageTextToText.from_config(config_of(shape, coder_of(shape))).eval().requires_grad_(False), small.FAMILY, rank=8)
+    for name, value in dict(FAMILY=FAMILIES["qwen3_5"], PIXELS=32 * 32, shape=lambda: shape, model=model).items(): monkeypatch.setattr(small, name, value)
+    monkeypatch.setattr(small.coder, "family", small.FAMILY)
+    return small
+
+@pytest.mark.parametrize("compute, stage, more", [("fp32", "sft", dict(completion=64, micro=1, checkpointing=False)), ("bf16", "sft", dict(completion=64, micro=3)), ("fp32", "sampling", dict(completion=16, group=32)), ("fp32", "sampling", dict(completion=8, group=4)),
+    ("fp32", "reference", dict(completion=64, group=8)), ("bf16", "reference", dict(completion=64, group=8)), ("fp32", "update", dict(completion=96, group=8, rows=8, recompute="nothing")), ("fp32", "update", dict(completion=96, group=8, rows=8, recompute="all")),
+    ("bf16", "update", dict(completion=96, group=8, rows=1, recompute="all"))], ids=lambda x: x if isinstance(x, str) else "-".join(map(str, x.values())))
+def test_gated_delta_nets_are_counted_as_the_allocator_counts_them(newer, stage, more, compute, tmp_path, monkeypatch):
+    test_the_count_is_what_the_allocator_counts(newer, stage, more, compute, tmp_path, monkeypatch)
+
+@pytest.mark.parametrize("model", ["3b", "7b", "4b", "8b", "qwen3.5-4b"])
 @pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("gb")])
 def test_every_preset_fits_its_card(name, model):
     "By the plan, with 8% of the card left."

@@ -60,7 +60,7 @@ def check_same_run(two, one, names):
 
 @pytest.mark.parametrize("by, command, more, names", [
     ("torchrun", "sft", ("--batch", 7, "--steps", 2, "--lr", 2e-4), ("loss", "loss_perception", "grad_norm", "tokens")),
-    ("accelerate", "rl", ("--prompts", 7, "--g", 2, "--limit", 48, "--steps", 2, "--judge", "oracle", "--lr", 2e-4),
+    ("accelerate", "rl", ("--prompts", 7, "--g", 2, "--limit", 24, "--steps", 2, "--judge", "oracle", "--lr", 2e-4),
      ("reward_perception", "reward_reasoning", "loss", "grad_norm"))])
 def test_a_command_in_two_processes_is_the_command_in_one(media, tmp_path, by, command, more, names):
     bad = lines(media / "records.jsonl")[2]["problem_id"]
@@ -73,20 +73,24 @@ def test_a_command_in_two_processes_is_the_command_in_one(media, tmp_path, by, c
     assert len(lines(two / "metrics.jsonl")) == 3
     check_same_run(two, one, names)
 
-def together(n, kind, out, rank, step, where, how, patience=300):
-    "n processes without a launcher, one of which fails: (exit code, what it said) of each."
-    port = free_port()
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n),
-           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "VIDEOP2R_PATIENCE": str(patience), "ACCELERATE_USE_CPU": "true", "HOME": str(out)}
-    command = [sys.executable, str(ROOT / "tests/rank_child.py"), kind, str(out / "run"), str(rank), str(step), where, how]
-    alive = [subprocess.Popen(command, env=dict(env, RANK=str(i), LOCAL_RANK=str(i)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for i in range(n)]
-    try: return [(each.communicate(timeout=500)[1], each.returncode)[::-1] for each in alive]
-    finally:
-        for each in alive: each.kill()
+@pytest.fixture(scope="module")
+def parted():
+    "A process that has imported all, from which those of each case part."
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "ACCELERATE_USE_CPU": "true"}
+    with subprocess.Popen([sys.executable, ROOT / "tests/rank_child.py"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as one:
+        yield one
+        one.stdin.close()
 
-def check_end(out, n, kind, rank, step, where, how, patience=300):
+def together(parted, n, kind, out, rank, step, where, how, patience=300):
+    "n processes without a launcher, one of which fails: (exit code, what it said) of each."
+    env = {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "VIDEOP2R_PATIENCE": str(patience), "HOME": str(out)}
+    print(json.dumps(dict(n=n, env=env, out=str(out), args=[kind, rank, step, where, how])), file=parted.stdin, flush=True)
+    codes = json.loads(parted.stdout.readline())
+    return [(code, (out / f"said{i}").read_text()) for i, code in enumerate(codes)]
+
+def check_end(parted, out, n, kind, rank, step, where, how, patience=300):
     "All end, each names process, step and cause, and finished steps are kept."
-    ends = together(n, kind, out, rank, step, where, how, patience)
+    ends = together(parted, n, kind, out, rank, step, where, how, patience)
     others = [end for i, end in enumerate(ends) if i != rank]
     assert all(code for code, _ in ends), ends
     if how in ("raise", "memory"):
@@ -98,17 +102,17 @@ def check_end(out, n, kind, rank, step, where, how, patience=300):
     if step: assert (out / "run/checkpoint.pt").is_file()
 
 @pytest.mark.parametrize("n, kind, rank, step, where, how", [(2, "rl", 1, 1, "gradient", "memory"), (3, "sft", 2, 1, "read", "kill")])
-def test_a_fault_of_one_ends_all_by_name(tmp_path, n, kind, rank, step, where, how): check_end(tmp_path, n, kind, rank, step, where, how)
+def test_a_fault_of_one_ends_all_by_name(parted, tmp_path, n, kind, rank, step, where, how): check_end(parted, tmp_path, n, kind, rank, step, where, how)
 
 @pytest.mark.skipif(not os.environ.get("VIDEOP2R_STORM"), reason="long: make storm")
 @pytest.mark.parametrize("n", [2, 3])
 @pytest.mark.parametrize("seed", range(10))
-def test_a_fault_at_any_moment_ends_all_by_name(tmp_path, n, seed):
+def test_a_fault_at_any_moment_ends_all_by_name(parted, tmp_path, n, seed):
     draw = random.Random(seed * 10 + n)
     kind, how = draw.choice(["rl", "sft"]), draw.choice(["raise", "memory", "kill", "kill"])
     where = draw.choice(["read", "sample", "judge", "gradient", "write"] if kind == "rl" else ["read", "gradient", "write"])
     if where == "judge" and how == "memory": how = "raise" # a judge's own fault of memory is a missing verdict
-    check_end(tmp_path, n, kind, draw.randrange(n), draw.randrange(3), where, how)
+    check_end(parted, tmp_path, n, kind, draw.randrange(n), draw.randrange(3), where, how)
 
 def test_sft_goes_on_with_another_number_of_processes(tmp_path):
     coder, _, prompts, _ = prepared(tmp_path / "media", 3)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 import pytest, torch
 from videop2r.engine import shared
-from videop2r.families import shape_of
+from videop2r.families import parameters, shape_of
 from videop2r.model import Policy, add_lora
 from videop2r.tools import rehearse as module
 from videop2r.tools.cli import main
@@ -87,13 +87,13 @@ def test_a_row_over_the_card_does_not_fit():
     done = Rehearsal("a", [Row("x", 11.), Row("y", 13.)], [], 12.)
     assert not done.fits and not done.good and replace(done, limit=14.).good
 
-@pytest.mark.parametrize("name", ["3b", "7b", "4b", "8b"])
+@pytest.mark.parametrize("name", ["3b", "7b", "4b", "8b", "qwen3.5-4b"])
 def test_a_model_without_weights_has_the_true_shapes(name):
     shape = shape_of(name)
     coder = coder_of(shape)
     model = hollow(config_of(shape, coder), nf4=True)
     four = [m for m in model.modules() if hasattr(getattr(m, "weight", None), "quant_state")]
-    assert len(four) == 7 * shape.layers and sum(m.weight.numel() for m in four) * 2 == shape.layers * sum(a * b for a, b in shape.linears)
+    assert len(four) == 7 * shape.attending + 8 * shape.nets and sum(m.weight.numel() for m in four) * 2 == parameters(shape)["linears"]
     assert all(p.device.type == "meta" for p in model.parameters()) and model.lm_head.weight.shape == (shape.vocab, shape.hidden)
     state = four[0].weight.quant_state
     held = four[0].weight.numel() + state.absmax.numel() + 4 * state.state2.absmax.numel()

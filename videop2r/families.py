@@ -186,16 +186,36 @@ class Shape:
     deep: int = 0         # middle layers of the vision tower that the language model reads
     places: int = 0       # learned positions of the vision tower
     model_type: str = "qwen2_5_vl"
+    nets: int = 0         # layers that are gated delta nets; the others attend
+    net: tuple = ()       # their key heads, value heads, a key's width, a value's
 
     @property
     def head(self): return self.head_dim or self.hidden // self.heads
 
     @property
-    def linears(self):
-        "(in, out) of the linear layers of one block of the language model."
-        asked, told = self.heads * self.head, self.kv * self.head
-        attention = [(self.hidden, asked), *[(self.hidden, told)] * 2, (asked, self.hidden)]
-        return [*attention, *[(self.hidden, self.inter)] * 2, (self.inter, self.hidden)]
+    def attending(self): return self.layers - self.nets
+
+# %% ../nbs/2_seeing/3_families.ipynb #63700ae3
+@patch(as_prop=True)
+def linears(self: Shape) -> list:
+    "(in, out) of the linear layers of one block that attends."
+    asked, told = self.heads * self.head, self.kv * self.head
+    gated = 2 if self.model_type == "qwen3_5" else 1 # its queries bring a gate of their width
+    attention = [(self.hidden, gated * asked), *[(self.hidden, told)] * 2, (asked, self.hidden)]
+    return [*attention, *[(self.hidden, self.inter)] * 2, (self.inter, self.hidden)]
+
+@patch(as_prop=True)
+def net_linears(self: Shape) -> list:
+    "(in, out) of those of a gated delta net that get LoRA, and of its feed-forward layer."
+    keys, values, width, depth = self.net
+    out, mixed = values * depth, 2 * keys * width + values * depth
+    return [(self.hidden, mixed), (self.hidden, out), (out, self.hidden), *self.linears[4:]]
+
+@patch(as_prop=True)
+def blocks(self: Shape) -> list:
+    "(how many, their linear layers) of each kind of block."
+    kinds = [(self.attending, self.linears)]
+    return [*kinds, (self.nets, self.net_linears)] if self.nets else kinds
 
 # %% ../nbs/2_seeing/3_families.ipynb #b026568e
 _QWEN25 = dict(vocab=152064, tied=False)
@@ -203,6 +223,10 @@ _WIDER = dict(v_inter=3456)
 _QWEN3 = dict(vocab=151936, head_dim=128, deep=3, places=2304, model_type="qwen3_vl")
 _SMALL = dict(v_hidden=1024, v_layers=24, v_inter=4096, tied=True)
 _LARGE = dict(v_hidden=1152, v_layers=27, v_inter=4304, tied=False)
+
+def _net(values): return 16, values, 128, 128
+
+_NETS = dict(model_type="qwen3_5", vocab=248320, head_dim=256, places=2304)
 
 def _language(hidden, layers, heads, kv, inter, **rest):
     return Shape(hidden=hidden, layers=layers, heads=heads, kv=kv, inter=inter, **rest)
@@ -218,6 +242,9 @@ KNOWN_SHAPES = {
     "32b": _language(5120, 64, 40, 8, 27648, **_QWEN25, **_WIDER),
     "qwen3vl32b": _language(5120, 64, 64, 8, 25600, **_QWEN3, **_LARGE),
     "72b": _language(8192, 80, 64, 8, 29568, **_QWEN25, **_WIDER),
+    "qwen3.5-4b": _language(2560, 32, 16, 4, 9216, nets=24, net=_net(32), **_NETS, **_SMALL),
+    "qwen3.5-9b": _language(4096, 32, 16, 4, 12288, nets=24, net=_net(32), **_NETS, **_LARGE),
+    "qwen3.5-27b": _language(5120, 64, 24, 4, 17408, nets=48, net=_net(48), **_NETS, **_LARGE),
 }
 
 # %% ../nbs/2_seeing/3_families.ipynb #0582f82c
@@ -228,30 +255,41 @@ _VISION_SIZES = dict(
     v_hidden="hidden_size", v_layers="depth", v_inter="intermediate_size",
     places="num_position_embeddings")
 
+_NET_SIZES = dict( # what a config that is silent means, as transformers reads it
+    linear_num_key_heads=16, linear_num_value_heads=32, linear_key_head_dim=128, linear_value_head_dim=128)
+
+def _nets(text, kind):
+    "How many layers are gated delta nets, and their sizes."
+    if kind != "qwen3_5": return {}
+    layers, every = text["num_hidden_layers"], text.get("full_attention_interval") or 4
+    kinds = text.get("layer_types")
+    nets = kinds.count("linear_attention") if kinds else layers - layers // every
+    if not nets: return {}
+    return dict(nets=nets, net=tuple(text.get(key) or value for key, value in _NET_SIZES.items()))
+
 def _shape_from_config(config):
     text, vision = config.get("text_config") or config, config.get("vision_config", {})
     lost = [key for key in _SIZES.values() if not text.get(key)]
     if lost:
         raise ValueError(
             f"config: has no {', '.join(lost)}; give the config.json of a whole checkpoint")
-    if "linear_attention" in (text.get("layer_types") or ()):
-        raise ValueError(
-            "config: three of four layers are gated delta nets, whose sizes and memory are not "
-            "written down here; train with a preset, and see what it takes")
     own = {ours: text[theirs] for ours, theirs in _SIZES.items()}
     seen = {ours: vision[theirs] for ours, theirs in _VISION_SIZES.items() if vision.get(theirs)}
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
     deep = len(vision.get("deepstack_visual_indexes", ()))
     kind = config.get("model_type", "qwen2_5_vl")
     return Shape(
-        **own, **seen, tied=bool(tied), head_dim=text.get("head_dim"), deep=deep, model_type=kind)
+        **own, **seen, **_nets(text, kind), tied=bool(tied), head_dim=text.get("head_dim"), deep=deep,
+        model_type=kind)
 
 # %% ../nbs/2_seeing/3_families.ipynb #7c390e49
 def _shape_named(name):
-    sizes = re.findall(r"(?<![0-9.])(\d+b)(?![a-z0-9])", name.lower())
+    sizes = re.findall(r"(?<![0-9.])(\d+(?:\.\d+)?b)(?![a-z0-9])", name.lower())
     size = sizes[-1] if sizes else ""
+    newer = re.search(r"qwen3\.[568]\b", name.lower()) # none of these has the sizes of another family
     own = f"qwen3vl{size}" if "qwen3vl" in _flat(name) else size
-    found = KNOWN_SHAPES.get(own) or KNOWN_SHAPES.get(size)
+    plain = KNOWN_SHAPES.get(own) or KNOWN_SHAPES.get(size)
+    found = KNOWN_SHAPES.get(f"qwen3.5-{size}") if newer else plain
     if found is None:
         raise ValueError(
             f"{name!r}: not a size that is written down here; give one of "
@@ -273,11 +311,12 @@ def shape_of(
 def parameters(shape: Shape, family: Family = None) -> dict:
     "Parameters by part, without biases and norms; the embeddings with an output layer of their own."
     family = family or FAMILIES[shape.model_type]
-    language = shape.layers * sum(a * b for a, b in shape.linears)
+    language = sum(n * sum(a * b for a, b in linears) for n, linears in shape.blocks)
+    if shape.nets: language += shape.nets * 2 * shape.hidden * shape.net[1] # two thin ones
     embeddings = shape.vocab * shape.hidden * (1 if shape.tied else 2)
     width = shape.v_hidden
     merged = width * family.merge**2
-    feedforward = 2 if shape.deep else 3  # Qwen3-VL's has no gate
+    feedforward = 3 if shape.model_type == "qwen2_5_vl" else 2  # the newer ones have no gate
     block = 4 * width**2 + feedforward * width * shape.v_inter
     patch = 3 * family.temporal * family.patch**2
     mergers = (1 + shape.deep) * (merged**2 + merged * shape.hidden)
@@ -286,4 +325,4 @@ def parameters(shape: Shape, family: Family = None) -> dict:
 
 def lora_parameters(shape: Shape, rank: int = 16) -> int:
     "Parameters of one adapter: two thin matrices at each linear layer, rank · (in + out)."
-    return rank * shape.layers * sum(a + b for a, b in shape.linears)
+    return rank * sum(n * sum(a + b for a, b in linears) for n, linears in shape.blocks)

@@ -131,6 +131,7 @@ class Recurrent:
         if before is None: before = new.new_zeros(*new.shape[:2], conv_kernel_size - 1)
         whole = torch.cat([before, new], -1)
         self.tail = whole[..., 1 - conv_kernel_size:]
+        if new.shape[-1] > 1: self.tail = self.tail.clone() # or these few places hold the whole
         return whole
 
     def update_recurrent_state(self, state, layer): self.last(layer, self.tail, state)

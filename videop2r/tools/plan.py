@@ -99,30 +99,64 @@ def tensor_table(tensors: list) -> str:
     return markdown_table(["part", "tensor", "shape", "type", "GB"], rows, right=(2, 4))
 
 # %% ../../nbs/tools/plan.ipynb #6b5a8341
+_CHUNK = 64 # tokens that the delta rule takes at once
+
 def _apart(settings, cast):
     """Whether LoRA at every linear layer has a copy of its input: in PEFT's layers over bf16 weights
     always, over NF4 weights without autocast."""
     return settings.compute == "bf16" and (cast or settings.weights == "bf16")
 
+def _thin(shape, settings, cast, linears, width):
+    "What every kind of layer saves for each token."
+    hidden, compute = shape.hidden, settings.compute
+    lora = "fp32" if cast else compute
+    inputs = (linears - 2) * hidden + width if _apart(settings, cast) else 2 * hidden
+    return [
+        ("inputs of the two norms, one number beside each", (2, hidden + 1), "fp32"),
+        ("gate, its activation, up", (3, shape.inter), compute),
+        ("inputs of linear layers, for LoRA", (inputs,), lora),
+        ("product of gate and up, for LoRA", (shape.inter,), lora),
+        ("outputs of LoRA's first matrices", (linears, settings.rank), lora)]
+
+# %% ../../nbs/tools/plan.ipynb #fb93a9bd
 def _saved(
     shape: Shape, settings: Settings,
     heads: int,         # of the keys and values that are saved
     cast: bool = False, # no autocast: LoRA takes float32 copies
 ) -> list:
-    "What one layer saves for each token."
-    hidden, width, compute = shape.hidden, shape.heads * shape.head, settings.compute
-    lora = "fp32" if cast else compute
-    inputs = 5 * hidden + width if _apart(settings, cast) else 2 * hidden
+    "What one layer that attends saves for each token."
+    width, told, compute = shape.heads * shape.head, shape.kv * shape.head, settings.compute
     rows = [
-        ("inputs of the two norms, one number beside each", (2, hidden + 1), "fp32"),
         ("one number a head, of attention", (shape.heads,), "fp32"),
         ("queries, output of attention", (2, width), compute),
-        ("keys, values", (2, heads * shape.head), compute),
-        ("gate, its activation, up", (3, shape.inter), compute),
-        ("inputs of linear layers, for LoRA", (inputs,), lora),
-        ("product of gate and up, for LoRA", (shape.inter,), lora),
-        ("outputs of LoRA's first matrices", (7, settings.rank), lora)]
+        ("keys, values", (2, heads * shape.head), compute)]
+    if shape.model_type == "qwen3_5": rows += [
+        ("inputs of the norms of queries and keys", (width + told,), "fp32"),
+        ("the output's gate, and the output in order", (2, width), compute)]
+    rows += _thin(shape, settings, cast, 7, width)
     return [Tensor("activations", *row) for row in rows]
+
+# %% ../../nbs/tools/plan.ipynb #2c3880fb
+def _net_saved(shape, settings, tokens, cast=False):
+    "What one gated delta net saves for a row of tokens."
+    keys, values, width, depth = shape.net
+    compute, n = settings.compute, ceil(tokens / _CHUNK)
+    mixed, asked, told = 2 * keys * width + values * depth, values * width, values * depth
+    out = 1 if _apart(settings, cast) else 2 # with its own input for LoRA
+    each = [
+        ("convolution's input and output", (2, mixed), compute),
+        ("queries, keys", (2, asked), "fp32"),
+        ("gate, its activation, output of the rule", (3, told), "fp32"),
+        ("normed output, and gated", (out, told), compute),
+        ("six numbers a head", (6, values), "fp32"), *_thin(shape, settings, cast, 6, told)]
+    chunk = [
+        ("queries, keys, each again with its decay", (6, asked), "fp32"),
+        ("values, new ones, those written", (3, told), "fp32"),
+        ("squares of a chunk", (5, values, _CHUNK), "fp32"),
+        ("four numbers a head", (4, values), "fp32")]
+    made = _times([Tensor("activations", *row) for row in each], tokens)
+    made += _times([Tensor("activations", *row) for row in chunk], n, _CHUNK)
+    return [*made, Tensor("activations", "states before each chunk", (n, values, width, depth), "fp32")]
 
 # %% ../../nbs/tools/plan.ipynb #ba188fcb
 def _backward(shape, settings, cast=False):
@@ -145,6 +179,35 @@ def _forward(shape, settings):
             ("hidden states", (3, shape.hidden), settings.compute)]
     return [Tensor("layer", *row) for row in rows]
 
+# %% ../../nbs/tools/plan.ipynb #36c97e7f
+def _net_forward(shape, settings, rows, tokens):
+    "What a gated delta net without gradients holds for rows of tokens."
+    keys, values, width, depth = shape.net
+    mixed, asked, told = 2 * keys * width + values * depth, values * width, values * depth
+    n = ceil(tokens / _CHUNK)
+    each = [("convolution's output, gate", (mixed + told,), settings.compute),
+            ("hidden states", (3, shape.hidden), settings.compute)]
+    chunk = [("queries, keys, each again with its decay", (6, asked), "fp32"),
+             ("values, new ones, those written", (4, told), "fp32"),
+             ("squares of a chunk", (3, values, _CHUNK), "fp32")]
+    made = _times([Tensor("layer", *row) for row in each], rows, tokens)
+    made += _times([Tensor("layer", *row) for row in chunk], rows, n, _CHUNK)
+    return made + _written(shape, rows)
+
+def _written(shape, rows):
+    "A layer's states while new ones are made of them."
+    keys, values, width, depth = shape.net
+    return [Tensor("layer", "states, old, new and between", (3, rows, values, width, depth), "fp32")]
+
+def _net_backward(shape, settings, rows, tokens):
+    "What the rule of a layer going backward adds."
+    keys, values, width, depth = shape.net
+    n = ceil(tokens / _CHUNK)
+    chunk = [("gradients of queries, keys, twice", (4, values * width), "fp32"),
+             ("gradients of values and of what is read", (3, values * depth), "fp32"),
+             ("gradients of a chunk's squares", (2, values, _CHUNK), "fp32")]
+    return _times([Tensor("layer", *row) for row in chunk], rows, n, _CHUNK)
+
 # %% ../../nbs/tools/plan.ipynb #a24cc716
 def _logits(shape, settings, tokens, copies=4):
     "What stands while a chunk of tokens is scored: four copies with gradients, two and a half without."
@@ -154,8 +217,35 @@ def _logits(shape, settings, tokens, copies=4):
 def _unpacked(shape, settings):
     "The largest frozen matrix, unpacked while it is used."
     if settings.weights != "nf4": return []
-    largest = max(shape.linears, key=prod)
+    largest = max((size for _, linears in shape.blocks for size in linears), key=prod)
     return [Tensor("layer", "a frozen matrix, unpacked", largest, settings.compute)]
+
+# %% ../../nbs/tools/plan.ipynb #e54874d1
+def _kinds(shape, settings, rows, tokens, heads, cast=False):
+    "(how many, what one saves for rows of tokens) of each kind of layer."
+    kinds = [(shape.attending, _times(_saved(shape, settings, heads, cast), rows, tokens))]
+    if shape.nets: kinds.append((shape.nets, _times(_net_saved(shape, settings, tokens, cast), rows)))
+    return kinds
+
+def _all(kinds, part=None):
+    return [tensor for n, saved in kinds for tensor in _times(saved, n, part=part)]
+
+def _most(*moments): return max(moments, key=_total)
+
+def _going_back(shape, settings, rows, tokens, kinds, cast=False):
+    "A layer that is run again and goes backward: its feed-forward part, or its rule."
+    after = _times(_backward(shape, settings, cast), rows, tokens) + _unpacked(shape, settings)
+    moments = [_times(saved, part="layer") + after for _, saved in kinds]
+    if shape.nets:
+        early = [each for each in kinds[1][1] if shape.inter not in each.shape]
+        moments.append(_times(early, part="layer") + _net_backward(shape, settings, rows, tokens))
+    return _most(*moments)
+
+def _going_on(shape, settings, *sizes): # of (rows, tokens)
+    "A layer without gradients, at the largest of what it is given."
+    moments = [_times(_forward(shape, settings), rows, tokens) for rows, tokens in sizes]
+    if shape.nets: moments += [_net_forward(shape, settings, *size) for size in sizes]
+    return _most(*moments) + _unpacked(shape, settings)
 
 # %% ../../nbs/tools/plan.ipynb #7a4b9c8f
 def _stays(shape, settings, family):
@@ -179,23 +269,32 @@ def _inputs(shape, settings, tokens, part="activations"):
 def _sft(shape, settings, family):
     micro, tokens = settings.micro, _prompt_tokens(settings, family) + settings.completion
     padded = micro > 1
-    saved = _times(_saved(shape, settings, shape.heads if padded else shape.kv), micro, tokens)
+    kinds = _kinds(shape, settings, micro, tokens, shape.heads if padded else shape.kv)
     if padded:
         size = (micro, tokens, tokens)
-        saved.append(Tensor("activations", "attention's mask", size, settings.compute))
-    back = _times(_backward(shape, settings), micro, tokens) + _unpacked(shape, settings)
+        kinds[0][1].append(Tensor("activations", "attention's mask", size, settings.compute))
     scored = _logits(shape, settings, micro * settings.completion)
     if settings.checkpointing:
         kept = _inputs(shape, settings, micro * tokens)
-        back += _times(saved, part="layer")
-    else: kept = _times(saved, shape.layers)
+        back = _going_back(shape, settings, micro, tokens, kinds)
+    else:
+        kept = _all(kinds)
+        back = _times(_backward(shape, settings), micro, tokens) + _unpacked(shape, settings)
     return {"a layer goes backward": kept + back, "a chunk is scored": kept + scored}
 
 # %% ../../nbs/tools/plan.ipynb #a60fad3c
 def _cache(shape, settings, name, *axes):
-    "Keys and values of all layers."
-    size = (2, shape.layers, *axes, shape.kv * shape.head)
+    "Keys and values of all layers that attend."
+    size = (2, shape.attending, *axes, shape.kv * shape.head)
     return [Tensor("cache", f"keys, values of {name}", size, settings.compute)]
+
+def _states(shape, settings, name, rows):
+    "What gated delta nets have instead: the rule's state, and three places of the convolution."
+    if not shape.nets: return []
+    keys, values, width, depth = shape.net
+    mixed = 2 * keys * width + values * depth
+    return [Tensor("cache", f"states of {name}", (shape.nets, rows, values, width, depth), "fp32"),
+            Tensor("cache", f"convolutions of {name}", (shape.nets, rows, mixed, 3), settings.compute)]
 
 def _seeing(shape, settings, family):
     "Pixels, and the widest layer of the vision tower."
@@ -225,13 +324,15 @@ def _sampling(shape, settings, family):
     n, tokens = settings.slices, _prompt_tokens(settings, family)
     group = n * settings.group
     here = _features(shape, settings, family) + _cache(shape, settings, "the prompt", tokens)
+    here += _states(shape, settings, "the prompt", 1)
     here = _times(here, n) + _light(shape, settings)
-    size = (group, settings.completion)
-    both = here + _cache(shape, settings, "the responses", *size)
-    layer = _times(_forward(shape, settings), n * tokens) + _unpacked(shape, settings)
+    both = here + _cache(shape, settings, "the responses", group, settings.completion)
+    both += _states(shape, settings, "the responses", group)
+    drawn = _logits(shape, settings, group)
+    if shape.nets: drawn = _most(drawn, _written(shape, group))
     return {"clips are seen": _times(_seeing(shape, settings, family), _together(settings, family)),
-            "the prompt is run": here + layer,
-            "a token is drawn": both + _logits(shape, settings, group)}
+            "the prompt is run": here + _going_on(shape, settings, (n, tokens)),
+            "a token is drawn": both + drawn}
 
 # %% ../../nbs/tools/plan.ipynb #757db750
 def _copies(shape, settings, tokens, rows):
@@ -244,9 +345,9 @@ def _reference(shape, settings, family):
     group, tokens = min(settings.rows, settings.group), _prompt_tokens(settings, family)
     late = group * settings.completion
     here = _features(shape, settings, family) + _cache(shape, settings, "the prompt", tokens)
-    here += _light(shape, settings)
-    layer = _times(_forward(shape, settings), max(tokens, late)) + _unpacked(shape, settings)
-    between = [each for each in layer if each.name.startswith("hidden states")]
+    here += _light(shape, settings) + _states(shape, settings, "the prompt", 1)
+    layer = _going_on(shape, settings, (1, tokens), (group, settings.completion))
+    between = [each for each in _times(_forward(shape, settings), max(tokens, late)) if each.name.startswith("hidden states")]
     attends = between + _copies(shape, settings, tokens, group) # while no feed-forward layer is run
     size = (2, settings.group * settings.completion, shape.hidden)
     states = [Tensor("activations", "states of all responses", size, settings.compute)]
@@ -255,34 +356,35 @@ def _reference(shape, settings, family):
 
 # %% ../../nbs/tools/plan.ipynb #adc59728
 def _saved_by_rows(shape, settings, tokens, rows, cast):
-    "What one layer saves for some responses to a prompt of so many tokens."
+    "What one layer of each kind saves for some responses to a prompt of so many tokens."
     late = rows * settings.completion
+    kinds = _kinds(shape, settings, rows, settings.completion, shape.kv if settings.merged else shape.heads, cast)
     if settings.merged:
-        size = (shape.heads * shape.head,)
-        twice = Tensor("activations", "output of attention, again", size, settings.compute)
-        return _times([*_saved(shape, settings, shape.kv, cast), twice], late)
-    copies = _times(_copies(shape, settings, tokens, rows), part="activations")
-    return _times(_saved(shape, settings, shape.heads, cast), late) + copies
+        size = (late, shape.heads * shape.head)
+        kinds[0][1].append(Tensor("activations", "output of attention, again", size, settings.compute))
+    kinds[0][1].extend(_times(_copies(shape, settings, tokens, rows), part="activations"))
+    return kinds
 
 # %% ../../nbs/tools/plan.ipynb #1f714485
 def _update(shape, settings, family):
     tokens, rows = _prompt_tokens(settings, family), min(settings.rows, settings.group)
     late, cast = rows * settings.completion, settings.compute == "bf16"
-    own = _times(_saved(shape, settings, shape.heads, cast), tokens)
+    own = _kinds(shape, settings, 1, tokens, shape.heads, cast)
     some = _saved_by_rows(shape, settings, tokens, rows, cast)
     back, unpacked = _backward(shape, settings, cast), _unpacked(shape, settings)
     here = _features(shape, settings, family)
     here += _times(_cache(shape, settings, "the prompt, and their gradients", tokens), 2)
-    early, late_layer = _times(back, tokens) + unpacked, _times(back, late) + unpacked
-    if settings.recompute == "nothing": here += _times(own, shape.layers, part="prompt")
+    here += _times(_states(shape, settings, "the prompt, and their gradients", 1), 2)
+    if settings.recompute == "nothing":
+        here, early = here + _all(own, part="prompt"), _times(back, tokens) + unpacked
     else:
         here += _inputs(shape, settings, tokens, part="prompt")
-        early += _times(own, part="layer")
+        early = _going_back(shape, settings, 1, tokens, own, cast)
     if settings.recompute == "all":
         stack = _inputs(shape, settings, late)
-        late_layer += _times(some, part="layer")
-    else: stack = _times(some, shape.layers)
-    return {"responses go backward": here + stack + late_layer,
+        last = _going_back(shape, settings, rows, settings.completion, some, cast)
+    else: stack, last = _all(some), _times(back, late) + unpacked
+    return {"responses go backward": here + stack + last,
             "a chunk is scored": here + stack + _logits(shape, settings, late),
             "the prompt goes backward": here + early}
 
@@ -381,8 +483,9 @@ def _operations(plan, tokens, passes):
     count = parameters(plan.shape, plan.family)
     return 2 * passes * tokens * sum(n for name, n in count.items() if name != "vision")
 
-_KERNELS = dict( # that a new token starts in a layer, and in all else
-    qwen2_5_vl=dict(nf4=(102, 37), bf16=(106, 37)), qwen3_vl=dict(nf4=(118, 39), bf16=(125, 39)))
+_KERNELS = dict( # that a new token starts in a layer that attends, in all else, in a gated delta net
+    qwen2_5_vl=dict(nf4=(102, 37), bf16=(106, 37)), qwen3_vl=dict(nf4=(118, 39), bf16=(125, 39)),
+    qwen3_5=dict(nf4=(132, 41, 121), bf16=(139, 41, 129)))
 _START = 8e-6 # seconds to start one
 _FUSED = 64 # rows up to which a four-bit product is one kernel, without an unpacked matrix
 
@@ -390,9 +493,10 @@ def _kernels(plan):
     "Kernels that one new token starts, of however many rows."
     settings, shape = plan.settings, plan.shape
     kinds = _KERNELS.get(shape.model_type, _KERNELS["qwen3_vl"])
-    layer, rest = kinds.get(settings.weights, kinds["bf16"])
-    if settings.weights == "nf4" and settings.slices * settings.group > _FUSED: layer += len(shape.linears)
-    return shape.layers * layer + rest
+    layer, rest, *net = kinds.get(settings.weights, kinds["bf16"])
+    found = shape.attending * layer + rest + sum(shape.nets * n for n in net)
+    unpacks = settings.weights == "nf4" and settings.slices * settings.group > _FUSED
+    return found + unpacks * sum(n * len(linears) for n, linears in shape.blocks)
 
 def _step(plan, bandwidth):
     "Seconds of one new token of every row that is sampled together: bytes read, or kernels started."
@@ -402,6 +506,7 @@ def _step(plan, bandwidth):
     linears = parameters(shape, plan.family)["linears"]
     words = settings.slices * (plan.prompt + settings.group * settings.completion / 2)
     read = linears * (BYTES[settings.weights] + unpacked) + _total(_cache(shape, settings, "read", words))
+    read += 2 * _total(_states(shape, settings, "read and written", rows))
     return max(read / bandwidth, _kernels(plan) * _START)
 
 # %% ../../nbs/tools/plan.ipynb #e49cbab5

@@ -14,7 +14,7 @@ import psutil, torch
 import torch.nn.functional as F
 from accelerate import init_empty_weights
 from fastcore.basics import patch
-from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen3VLConfig
+from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen3_5Config, Qwen3VLConfig
 from .. import sampling # gives a Policy its `sample`
 from ..cot import EXAMPLE, example_record
 from ..engine import decoding
@@ -35,20 +35,36 @@ from ..update import backward
 from ..video import Visual
 
 # %% ../../nbs/tools/rehearse.ipynb #aa000006
-_SECTIONS = dict(qwen2_5_vl=(16, 24, 24), qwen3_vl=(24, 20, 20)) # of 64 rotary angles: time, height, width
+_SECTIONS = dict( # of the rotary angles: time, height, width
+    qwen2_5_vl=(16, 24, 24), qwen3_vl=(24, 20, 20), qwen3_5=(11, 11, 10))
+_TURNED = dict(qwen3_5=.25) # the share of a head that is turned by them
 
 def eighth(shape: Shape) -> Shape:
     "The same depth at an eighth of the widths, for a machine without a card."
     widths = {name: getattr(shape, name) // 8 for name in ("hidden", "inter", "vocab", "v_hidden", "v_inter")}
-    return replace(shape, **widths, head_dim=shape.head // 8)
+    heads, narrow = shape.net[:2], tuple(width // 8 for width in shape.net[2:])
+    return replace(shape, **widths, head_dim=shape.head // 8, net=(*heads, *narrow))
+
+def _rope(shape):
+    sections, share = _SECTIONS[shape.model_type], _TURNED.get(shape.model_type, 1)
+    angles = [int(n * shape.head * share) // (2 * sum(sections)) for n in sections]
+    angles[0] += int(shape.head * share) // 2 - sum(angles)
+    rope = dict(rope_type="default", rope_theta=1e6, mrope_section=angles)
+    return rope if share == 1 else dict(rope, partial_rotary_factor=share, mrope_interleaved=True)
+
+def _nets(shape):
+    "Sizes of the gated delta nets, and which layers they are: all but every so manieth."
+    if not shape.nets: return {}
+    keys = [f"linear_{name}" for name in ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim")]
+    every = shape.layers // shape.attending if shape.attending else shape.layers + 1
+    kinds = ["full_attention" if i % every == every - 1 else "linear_attention" for i in range(shape.layers)]
+    return dict(zip(keys, shape.net), layer_types=kinds)
 
 def _text(shape):
-    angles = [n * shape.head // 128 for n in _SECTIONS[shape.model_type]]
-    rope = dict(rope_type="default", rope_theta=1e6, mrope_section=angles)
     sizes = dict(hidden_size=shape.hidden, num_hidden_layers=shape.layers, intermediate_size=shape.inter)
     heads = dict(num_attention_heads=shape.heads, num_key_value_heads=shape.kv, head_dim=shape.head)
-    rest = dict(vocab_size=shape.vocab, max_position_embeddings=32768, rope_parameters=rope)
-    return dict(sizes, **heads, **rest, tie_word_embeddings=shape.tied, bos_token_id=None)
+    rest = dict(vocab_size=shape.vocab, max_position_embeddings=32768, rope_parameters=_rope(shape))
+    return dict(sizes, **heads, **rest, **_nets(shape), tie_word_embeddings=shape.tied, bos_token_id=None)
 
 def _tower(shape):
     depth, heads = shape.v_layers, 16 if shape.v_hidden >= 1024 else 4
@@ -56,13 +72,14 @@ def _tower(shape):
     tower.update(num_heads=heads, out_hidden_size=shape.hidden)
     every = [i for i in range(depth) if i % 8 == 7]
     if shape.model_type == "qwen2_5_vl": return dict(tower, fullatt_block_indexes=every, tokens_per_second=2)
-    deep = [depth * (i + 1) // 5 for i in range(shape.deep)]
-    return dict(tower, num_position_embeddings=shape.places, deepstack_visual_indexes=deep)
+    tower.update(num_position_embeddings=shape.places)
+    if shape.model_type == "qwen3_5": return tower
+    return dict(tower, deepstack_visual_indexes=[depth * (i + 1) // 5 for i in range(shape.deep)])
 
 # %% ../../nbs/tools/rehearse.ipynb #aa000007
 def config_of(shape: Shape, coder: Coder):
     "A config of the family's own class for these sizes."
-    kind = dict(qwen2_5_vl=Qwen2_5_VLConfig, qwen3_vl=Qwen3VLConfig)[shape.model_type]
+    kind = dict(qwen2_5_vl=Qwen2_5_VLConfig, qwen3_vl=Qwen3VLConfig, qwen3_5=Qwen3_5Config)[shape.model_type]
     text = dict(_text(shape), eos_token_id=coder.eos, pad_token_id=coder.pad)
     more = dict(tie_word_embeddings=shape.tied, **token_ids(coder))
     return kind(text_config=text, vision_config=_tower(shape), **more)
