@@ -25,6 +25,12 @@ def test_the_command_runs_every_stage_and_tells_memory_time_and_equality(capsys)
     *_, update, sft, peer = told["rows"]
     assert peer["ratio"] == pytest.approx(peer["seconds"] / update["seconds"]) and f"{peer['ratio']:.2f} × our update's seconds" in peer["note"]
 
+def test_gated_delta_nets_are_rehearsed():
+    "At an eighth of the widths, in four layers of which one attends: every stage, and the shared prompt's numbers."
+    done = rehearse(replace(shape_of("qwen3.5-4b"), layers=4, nets=3, v_layers=4, vocab=8 * 512))
+    assert [row.stage for row in done.rows] == [*REHEARSED, PEER] and all(row.seconds > 0 for row in done.rows[:-1])
+    assert done.good and done.equal[0][1] < 1e-4
+
 def held_to_a_minute(monkeypatch):
     "A rehearsal of the update alone."
     monkeypatch.setattr(module, "REHEARSED", {"a clip is seen": REHEARSED["a clip is seen"], "the update": REHEARSED["the update"]})
@@ -107,7 +113,7 @@ def test_four_bits_on_this_machine_give_finite_answers():
 
 # ---- memory at true shapes
 
-@pytest.mark.parametrize("model, preset, stage", [("3b", "12gb", "tokens are drawn"), ("3b", "12gb", "a step of SFT"), pytest.param("7b", "16gb", "the reference reads", marks=storm)])
+@pytest.mark.parametrize("model, preset, stage", [("3b", "12gb", "tokens are drawn"), ("3b", "12gb", "a step of SFT"), pytest.param("7b", "16gb", "the reference reads", marks=storm), ("qwen3.5-4b", "12gb", "the reference reads")])
 def test_the_plan_is_within_a_fifth_of_what_is_counted(model, preset, stage):
     from true_shapes import counted
     row = counted(model, PRESETS[preset], ["a clip is seen", stage])[-1]

@@ -267,6 +267,7 @@ def _nets(text, kind):
     if not nets: return {}
     return dict(nets=nets, net=tuple(text.get(key) or value for key, value in _NET_SIZES.items()))
 
+# %% ../nbs/2_seeing/3_families.ipynb #ccded3c3
 def _shape_from_config(config):
     text, vision = config.get("text_config") or config, config.get("vision_config", {})
     lost = [key for key in _SIZES.values() if not text.get(key)]
@@ -296,6 +297,7 @@ def _shape_named(name):
             f"{', '.join(KNOWN_SHAPES)}, a config or a checkpoint's folder")
     return found
 
+# %% ../nbs/2_seeing/3_families.ipynb #c58e2f20
 def shape_of(
     model,  # a name with '7b', '3b', …, a config or a checkpoint's folder
 ) -> Shape:
