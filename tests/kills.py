@@ -8,9 +8,9 @@ def _watched():
     "(holder, name) of every function through which something lasting is written."
     import torch
     from videop2r import data
-    from videop2r.engine import files, remote, store
+    from videop2r.engine import files, remote, store, writing
     found = [(os, name) for name in ("replace", "rename", "unlink", "remove", "truncate", "rmdir", "mkdir")]
-    found += [(files, "append"), (store, "append"), (torch, "save"), (shutil, "copy"), (remote.Cache, "put"), (data, "write_records")]
+    found += [(files, "append"), (store, "append"), (torch, "save"), (shutil, "copy"), (remote.Cache, "put"), (data, "write_records"), (writing, "write_records")]
     try: from peft import PeftModel
     except ImportError: return found
     return found + [(PeftModel, "save_pretrained")]
