@@ -7,12 +7,11 @@ __all__ = ['TAGS', 'EXAMPLE', 'INSTRUCTION', 'ANSWER_LINES', 'SHORT', 'render', 
            'example_record', 'four_rollouts', 'words', 'Prompt']
 
 # %% ../nbs/1_method/2_cot.ipynb #5b44db38
-import json, re
+import re
 from dataclasses import dataclass, field
 from html import escape
-from string import Formatter
-from pathlib import Path
 from .data import Record
+from .engine.layouts import check_layout, fill_layout, prompt_from_file
 from .engine.notation import shown
 from .engine.paint import WRONG, token_html
 from .engine.prose import sight
@@ -285,29 +284,6 @@ ANSWER_LINES = {
     "regression": _OPEN + "write your best estimate as one number, such as 3.2.",
 }
 
-# %% ../nbs/1_method/2_cot.ipynb #b1c00760
-_FIELDS = ("problem", "options", "instruction", "answer_line")
-
-def _field_names(layout):
-    try: return [name for _, name, _, _ in Formatter().parse(layout) if name is not None]
-    except ValueError as e:
-        raise ValueError(f"layout: {e}; double every brace that opens no field") from e
-
-def _check_layout(layout):
-    "Refuse a layout that cannot be filled, or that would not ask the question."
-    names = _field_names(layout)
-    unknown = [name for name in names if name not in _FIELDS]
-    if unknown:
-        known = f"known: {', '.join(_FIELDS)}; double the braces of what is no field"
-        raise ValueError(f"layout: unknown field {unknown[0]!r}; {known}")
-    if "problem" not in names:
-        raise ValueError("layout: no field {problem}, so the question would not be asked")
-
-def _fill(line, fields):
-    "A line of a layout; None where it holds fields and nothing else came of it."
-    done = line.format(**fields)
-    return None if "{" in line and not done.strip() else done
-
 # %% ../nbs/1_method/2_cot.ipynb #66fe958d
 @dataclass(frozen=True)
 class Prompt:
@@ -316,7 +292,7 @@ class Prompt:
     answer_lines: dict = field(default_factory=lambda: dict(ANSWER_LINES)) # type -> line, or {}
     layout: str = "{problem}\n{options}\n{instruction}\n{answer_line}"
 
-    def __post_init__(self): _check_layout(self.layout)
+    def __post_init__(self): check_layout(self.layout)
 
     def _answer_line(self, record):
         if not self.answer_lines: return ""
@@ -329,55 +305,17 @@ class Prompt:
         record, # a `Record`: its question, options and type are used
     ) -> str:
         "The text of a prompt; `ValueError` names a record whose type has no answer line."
-        fields = dict(
-            problem=record.problem,
-            options="\n".join(["Options:", *shown(record.options)]) if record.options else "",
-            instruction=self.instruction,
-            answer_line=self._answer_line(record),
-        )
-        lines = [_fill(line, fields) for line in self.layout.split("\n")]
-        return "\n".join(line for line in lines if line is not None)
+        options = "\n".join(["Options:", *shown(record.options)]) if record.options else ""
+        return fill_layout(self.layout, dict(
+            problem=record.problem, options=options, instruction=self.instruction,
+            answer_line=self._answer_line(record)))
+
+    @classmethod
+    def from_file(cls,
+        path, # `.json`: an object with the fields of `Prompt`; else a layout or an instruction
+    ):
+        "A prompt from a file; `ValueError` names the file and the field that is wrong."
+        return prompt_from_file(cls, path, ANSWER_LINES)
 
 # %% ../nbs/1_method/2_cot.ipynb #97e9c805
 SHORT = Prompt("Observe, think, answer.", {})
-
-# %% ../nbs/1_method/2_cot.ipynb #8d6f0bc2
-def _check_prompt(given):
-    "Refuse what `Prompt` could not render."
-    if not isinstance(given, dict) or set(given) - {"instruction", "answer_lines", "layout"}:
-        raise ValueError(
-            "must be an object with only the fields instruction, answer_lines and layout")
-    lines = given.get("answer_lines", {})
-    known = f"known types: {', '.join(ANSWER_LINES)}"
-    if not isinstance(lines, dict): raise ValueError(f"answer_lines must be an object; {known}")
-    unknown = sorted(set(lines) - set(ANSWER_LINES))
-    if unknown: raise ValueError(f"answer_lines has unknown types {unknown}; {known}")
-    texts = {name: value for name, value in given.items() if name != "answer_lines"}
-    for name, value in {**texts, **lines}.items():
-        if not isinstance(value, str): raise ValueError(f"{name} must be text, got {value!r}")
-
-def _prompt_fields(text, is_json):
-    if not text.strip():
-        raise ValueError("the file is empty; write an instruction, or a layout with {problem}")
-    if not is_json: return {"layout" if "{problem}" in text else "instruction": text.rstrip("\n")}
-    try: given = json.loads(text)
-    except ValueError as e:
-        wanted = "write an object with instruction, answer_lines or layout"
-        raise ValueError(f"not JSON ({e}); {wanted}") from e
-    _check_prompt(given)
-    return given
-
-# %% ../nbs/1_method/2_cot.ipynb #865c9ad2
-def _from_file(
-    path, # `.json`: an object with the fields of `Prompt`; else text
-) -> Prompt:
-    "A prompt from a file; `ValueError` names the file and the field that is wrong."
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        return Prompt(**_prompt_fields(text, path.suffix == ".json"))
-    except UnicodeDecodeError as e:
-        raise ValueError(f"{path}: not UTF-8 ({e}); save it as UTF-8 text") from e
-    except ValueError as e: raise ValueError(f"{path}: {e}") from e
-
-Prompt.from_file = staticmethod(_from_file)
