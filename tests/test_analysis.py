@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from videop2r.advantages import findings, zero_variance
+from videop2r.advantages import zero_variance
 from videop2r.analysis import (EXTRACT, by_group, chat_reader, collapse, concluded, judge_errors, kappa, mismatches, newcombe,
                                over_steps, read_extraction, shown_interval, told_apart, Readings)
 from videop2r.data import Record
+from videop2r.engine.findings import findings
 from videop2r.engine.outcomes import ArmRun, arm_of, outcomes, rows_in
 from videop2r.engine.remote import Reply
 from videop2r.evaluate import wilson

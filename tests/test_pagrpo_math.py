@@ -5,8 +5,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 import pytest, torch
 from hypothesis import assume, given, settings, strategies as st
-from videop2r.advantages import ADVANTAGES, CREDIT, broadcast, credit, findings, informative, normalise, token_weights, zero_variance
+from videop2r.advantages import ADVANTAGES, CREDIT, broadcast, credit, informative, normalise, token_weights, zero_variance
 from videop2r.cot import EXAMPLE, TAGS, parse
+from videop2r.engine.findings import findings
 from videop2r.losses import KL, policy_loss, token_terms
 from videop2r.rewards import FORMATS, LENGTHS, Bounds, length_reward, rewards, settle, temporal_bonus, without_tags, worked_example
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest, torch
 from loopback import serve
 from rl_child import SAMPLES, RECIPE, both, fresh, prepared, run, settings
-from videop2r.advantages import findings
+from videop2r.engine.findings import findings
 from videop2r.health import health
 from videop2r.judge import ORACLE, Judge, Verdict, chat_judge
 from videop2r.cot import SHORT

@@ -15,11 +15,12 @@ import torch
 from einops import rearrange
 from fastcore.basics import patch
 from tqdm.auto import tqdm
-from ..advantages import findings, informative
+from ..advantages import informative
 from ..cot import Prompt
 from ..data import Record
 from .media import reader_of, sampler_key
 from .files import Journal
+from .findings import findings
 from .reading import prompts_ahead, sift
 from .runs import Interrupted, RunFolder, Team, base_of, ctrl_c, digest, peak_gb
 from .served import Engine, Unserved, gaps, weighed
