@@ -8,6 +8,7 @@ from videop2r.engine.tuner import train_sft
 from videop2r.sft import SFT
 from videop2r.tools.cli import main
 from rl_child import fresh, prepared
+from storm import storm
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "data_samples"
@@ -104,7 +105,7 @@ def check_end(parted, out, n, kind, rank, step, where, how, patience=300):
 @pytest.mark.parametrize("n, kind, rank, step, where, how", [(2, "rl", 1, 1, "gradient", "memory"), (3, "sft", 2, 1, "read", "kill")])
 def test_a_fault_of_one_ends_all_by_name(parted, tmp_path, n, kind, rank, step, where, how): check_end(parted, tmp_path, n, kind, rank, step, where, how)
 
-@pytest.mark.skipif(not os.environ.get("VIDEOP2R_STORM"), reason="long: make storm")
+@storm
 @pytest.mark.parametrize("n", [2, 3])
 @pytest.mark.parametrize("seed", range(10))
 def test_a_fault_at_any_moment_ends_all_by_name(parted, tmp_path, n, seed):
