@@ -51,8 +51,7 @@ def whole(run, place):
         if path.name.startswith("eval-"): asked |= {row["problem_id"] for row in rows}
         packed(place / path.relative_to(run).with_name(f"{path.name}.gz"), rows)
     packed(place / "heldout.jsonl.gz", [row for row in lines(run / "heldout.jsonl") if row["problem_id"] in asked])
-    for name in ("analyses.json", "run.json"):
-        if (run / name).exists(): (place / name).write_text((run / name).read_text(encoding="utf-8"), encoding="utf-8")
+    if (run / "analyses.json").exists(): (place / "analyses.json").write_text((run / "analyses.json").read_text(encoding="utf-8"), encoding="utf-8")
 
 def main():
     told = argparse.ArgumentParser(description=__doc__.split(":")[0])

@@ -44,16 +44,10 @@ class Studied:
 
 def _models(folder, home, arms):
     "The base, and each trained arm with the name of its adapter."
-    small = (read_json(folder / "run.json", {}) or {}).get("start") == "teacher"
-    base = Policy.load(home / "base", nf4=not small)
-    policy = Policy.load(home / "teacher") if small else base
-    models = {"sft": (policy, None)} if small else {}
-    for arm in arms:
-        place = folder / arm / "last"
-        if not place.is_dir(): continue
-        policy = replace(policy, model=load_adapter(policy.model, place, arm))
-        models[arm] = (policy, arm)
-    return base, {arm: (policy, name) for arm, (_, name) in models.items()}
+    base = policy = Policy.load(home / "base", nf4=True)
+    there = [arm for arm in arms if (folder / arm / "last").is_dir()]
+    for arm in there: policy = replace(policy, model=load_adapter(policy.model, folder / arm / "last", arm))
+    return base, {arm: (policy, arm) for arm in there}
 
 # %% ../../nbs/tools/analyses.ipynb #dfa2a9c1
 def studied(
