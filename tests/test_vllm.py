@@ -2,6 +2,7 @@
 import json, os, shutil, threading
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 import pytest, torch
 from videop2r.engine.served import Engine, Unserved, as_samples, gaps, weighed
@@ -12,11 +13,14 @@ from videop2r.tokens import collate
 from videop2r.tools.check import check_served, questions
 from videop2r.tools.cli import main
 from rl_child import RECIPE, SAMPLES, fresh, prepared
-from test_engines import TEACHER, client, engine_at, learner, lines
+import test_engines
+from test_engines import TEACHER, learner, lines
 from vllm_server import OURS, running
 
 PYTHON = os.environ.get("VLLM_PYTHON")
 pytestmark = pytest.mark.skipif(not PYTHON, reason="a vLLM of its own: make engines")
+WAIT = 900. # seconds for an answer: a first question may compile, and the machine may be busy
+client, engine_at = (partial(each, timeout=WAIT) for each in (test_engines.client, test_engines.engine_at))
 RUNTIME = dict(VLLM_ALLOW_RUNTIME_LORA_UPDATING="True")
 OTHER = "{% for m in messages %}<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{{ m['content'] if m['content'] is string else '' }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
 
@@ -67,15 +71,15 @@ def seeds(n, first=0): return [torch.Generator().manual_seed(first + i) for i in
 def apart(found, theirs): return ((found.logprobs - theirs) * found.mask).abs().max().item()
 
 def test_text_image_and_video_are_ours(url):
-    done = check_served(TEACHER, url, near=1e-5)
+    done = check_served(TEACHER, url, near=1e-5, timeout=WAIT)
     assert done.good and all(row.same == row.answer and not row.fault for row in done.rows), done
     assert [row.rule for row in done.rows][3] == "ours" # where the rule of transformers' class is another
     for row in done.rows: told(f"check, {row.name}", f"{row.tokens} prompt tokens the same, {row.same} of {row.answer} alike, largest gap {row.gap:.1e} nats")
 
 def test_the_command_says_so(url, capsys):
-    assert main(["check", str(TEACHER), "--server", url, "--near", "1e-5", "--json"]) == 0
+    assert main(["check", str(TEACHER), "--server", url, "--near", "1e-5", "--timeout", str(WAIT), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["good"]
-    assert main(["check", str(SAMPLES / "base"), "--server", url, "--json"]) == 2 # another model of the same tokens
+    assert main(["check", str(SAMPLES / "base"), "--server", url, "--timeout", str(WAIT), "--json"]) == 2 # another model of the same tokens
     assert not json.loads(capsys.readouterr().out)["good"]
     assert main(["check", str(TEACHER), "--server", url, "--model", "other"]) == 1
     assert "does not serve 'other', but base" in capsys.readouterr().err
