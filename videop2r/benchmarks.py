@@ -310,7 +310,8 @@ def _paired(benchmark, suite, a, b, draws, seed):
     first, second = (_arrays(rows, [each for _, each in side]) for side in (a, b))
     held, trees = first[1]["own"] & second[1]["own"], numbers_of(benchmark, rows)
     if not held.any(): return
-    gap, name = second[0] - first[0], MAIN[benchmark]
+    gap, wanted = second[0] - first[0], (MAIN[benchmark], "pooled", "all")
+    name = next(each for each in wanted if each in trees) # rows without a task have no mean of tasks
     once = np.arange(len(rows)), np.ones((1, len(rows)))
     trees = {name: trees[name]}
     ends = {key: _spread(trees, gap, held, *each)[name]

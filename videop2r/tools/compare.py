@@ -290,12 +290,7 @@ def _notes_section(found, pairs):
     return section("Notes", *[P(note) for note in dict.fromkeys(notes)]) if notes else None
 
 # %% ../../nbs/tools/compare.ipynb #6043a727
-_DARK = """@media(prefers-color-scheme:dark){.vp,.vp main{background:#14181f;color:#e7eaf0}body{background:#14181f}
-.vp section{background:#1d222b;color:#e7eaf0;border-color:#39414d}.vp td,.vp th{border-color:#39414d}
-.vp .soft,.vp th,.vp figcaption,.vp footer,.vp .key{color:#b3bcc9}
-.vp .chip{background:#1d222b;color:#e7eaf0;border-color:#5f6b7c}
-.vp .thin,.vp .bar{background:#39414d}.vp svg{background:#fff;border-radius:6px}.vp h1,.vp h2,.vp h3{color:inherit}
-.vp [style*="border-left:4px solid #111827"]{border-color:#9aa4b2!important}}
+_DARK = """@media(prefers-color-scheme:dark){.vp [style*="border-left:4px solid #111827"]{border-color:#9aa4b2!important}}
 .vp .grid>*{min-width:0;overflow-wrap:anywhere}"""
 
 # %% ../../nbs/tools/compare.ipynb #9ed9635c

@@ -185,7 +185,7 @@ def grader(chat): # a `Chat`: a function of a prediction's row, which gives True
 _STYLE = """:root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}caption{text-align:left;font-weight:600}
 th,td{padding:.2rem .6rem;border-bottom:1px solid #8886;text-align:right;vertical-align:top}
-th:first-child,td:first-child,td.text,th.text{text-align:left}td.text{max-width:32rem;overflow-wrap:anywhere}
+th:first-child,td:first-child,td.text,th.text{text-align:left}td.text{max-width:32rem;overflow-wrap:break-word}
 tr.ours{font-weight:700}.note{opacity:.8;margin:.2rem 0}.wide{overflow-x:auto}"""
 
 def page(title: str, body: str) -> str:
