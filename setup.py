@@ -19,5 +19,7 @@ setup(
     packages=[s["lib_name"], *(f"{s['lib_name']}.{part}" for part in ("engine", "tools"))],
     install_requires=lines("requirements"),
     extras_require={k.removesuffix("_requirements"): lines(k) for k in s if k.endswith("_requirements")},
-    entry_points={"console_scripts": lines("console_scripts"), "nbdev": [f"{s['lib_name']}={s['lib_name']}._modidx:d"]},
+    entry_points={
+        "console_scripts": lines("console_scripts"), "nbdev": [f"{s['lib_name']}={s['lib_name']}._modidx:d"],
+        "lmms_eval.models": lines("lmms_models")},
 )
