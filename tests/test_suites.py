@@ -1,5 +1,5 @@
 """Small files in every official form, made here: read to one record, counted, refused where they are another's, and scored to values computed by hand."""
-import io, json, shutil
+import io, json, shutil, sys
 from pathlib import Path
 import numpy as np
 import pytest
@@ -113,6 +113,11 @@ def test_lost_keys_are_put_back(tmp_path):
     short = read_suite("video-mmmu", write(tmp_path / "w.json", rows[:5]))
     assert "track" not in short.records[0].extra["group"] and "no known set" in short.variant
     assert read_suite("mmvu", write(tmp_path / "u.json", [R1["mmvu"]])).records[0].extra["group"] == dict(subject="Chemistry", discipline="Science")
+
+def test_a_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
+    (tmp_path / "test.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match=r"pip install 'videop2r\[parquet\]', or give the JSON"): read_suite("video-mme", tmp_path / "test.parquet")
 
 def test_a_bad_row_costs_itself(tmp_path):
     rows = [*VSI, dict(VSI[0]), dict(VSI[1], id=77, question=None), dict(VSI[2], id=78, ground_truth="F"), "text"]

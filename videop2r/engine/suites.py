@@ -56,7 +56,7 @@ _KINDS = (".json", ".jsonl", ".gz", ".parquet", ".tsv")
 def _parquet(path):
     try: from pyarrow import parquet
     except ImportError:
-        raise ValueError(f"{path}: a parquet needs the package pyarrow: pip install pyarrow, or give the JSON") from None
+        raise ValueError(f"{path}: a parquet needs pyarrow, which is not installed: pip install 'videop2r[parquet]', or give the JSON") from None
     try: return parquet.read_table(path).to_pylist()
     except (OSError, ValueError) as e: raise RecordError(f"{path.name}: is no parquet ({e}); fetch it again") from None
 
@@ -422,7 +422,7 @@ def _of_frames(folder, record, n, fps, first):
     times = [Film.timestamps[i] for i in chosen]
     return Clip(frames, sampled_fps(times, fps), chosen, times, str(folder))
 
-# %% ../../nbs/engine/suites.ipynb #a17408ff
+# %% ../../nbs/engine/suites.ipynb #a0ffaa74
 def _picture_file(record, media):
     name = record.extra.get("image")
     path = resolve(name, media) if name else None
