@@ -2,7 +2,7 @@
 import argparse, os, tempfile, time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-from common import ROOT, machine, show
+from common import ROOT, machine, put, show
 
 def one_by_one(model, questions, reader, prompt, limit):
     "The same prompts through `generate` of transformers, one at a time; replies by id."
@@ -27,6 +27,7 @@ def main():
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--put", action="store_true", help="write the table into benchmarks/README.md")
     args = parser.parse_args()
     from videop2r.cot import SHORT
     from videop2r.engine.suites import SuiteReader, Within
@@ -45,6 +46,8 @@ def main():
     seconds = dict(zip(("generate, one by one", "eval"), (middle - start, time.perf_counter() - middle)))
     same = sum(row["response"] == alone[row["id"]] for row in rows)
     first = seconds["generate, one by one"]
-    show([dict(way=way, seconds=took, a_second=len(rows) / took, speed=first / took, same_replies=f"{same} of {len(rows)}") for way, took in seconds.items()], args.json, machine("torch", "transformers"))
+    table, about = [dict(way=way, seconds=took, a_second=len(rows) / took, speed=first / took, same_replies=f"{same} of {len(rows)}") for way, took in seconds.items()], machine("torch", "transformers")
+    show(table, args.json, about)
+    if args.put: put("eval", table, about)
 
 if __name__ == "__main__": main()

@@ -1,7 +1,7 @@
 """20,000 different multiple-choice replies under all rules on one core, with a profile by rule; `--json` for one object a row."""
 import argparse, os, random, time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-from common import machine, show
+from common import machine, put, show
 
 LEADS = ("", "", "The answer is ", "I think it is ", "Looking at the clip, ", "Option ", "so ", "It must be ")
 FORMS = ("{0}", "({0})", "{0}.", "{0}. {1}", "{1}", "**{0}**", "{2}", "the {1}", "{0} because of the {1}")
@@ -25,6 +25,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=20_000)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--put", action="store_true", help="write the table into benchmarks/README.md")
     args = parser.parse_args()
     from videop2r.benchmarks import Predictions, mark_all, partings, score_all
     from videop2r.engine.rules import SUITES
@@ -41,5 +42,6 @@ def main():
     table.append(dict(what="all", seconds=sum(row["seconds"] for row in table), cpu_seconds=sum(row["cpu_seconds"] for row in table)))
     for row in table: row["replies_a_second"] = args.n / row["cpu_seconds"]
     show(table, args.json, machine("numpy"))
+    if args.put: put("rules", table, machine("numpy"))
 
 if __name__ == "__main__": main()
