@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from videop2r.benchmarks import Predictions, mark_all, numbers_of, read_predictions, score_all
+from videop2r.benchmarks import Predictions, differences, mark_all, numbers_of, read_predictions, score_all
 from videop2r.engine.suites import MV_TASKS, SUITE_READERS, SUBJECTS, SuiteReader, Within, missing_media, read_suite, suite_prompt, told_missing
 from videop2r.cot import SHORT, Prompt
 from videop2r.data import Record
@@ -231,3 +231,8 @@ def test_unequal_tasks_mean_differently():
             for task, n, right in (("multi-choice", 1580, 1264), ("yes_no", 2453, 1472), ("caption_matching", 1503, 1052), ("captioning", 2004, 1002)) for i in range(n)]
     found = values(rows, "official")
     assert round(100 * found["mean of tasks"], 1) == 65.0 and round(100 * found["all"], 1) == 63.5
+
+def test_files_whose_rows_name_no_task_are_compared_all_together():
+    rows = [dict(benchmark="vsi-bench", id=str(i), kind="multiple choice", group={}, options=["A. x", "B. y"], truth="A", video="", response="A") for i in range(4)]
+    marked = [mark_all(Predictions(given), ("official",)) for given in (rows, [dict(row, response="B") for row in rows[:2]] + rows[2:])]
+    assert [(row["name"], row["difference"]) for row in differences(*marked, 20)] == [("pooled", -.5)]
