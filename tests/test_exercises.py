@@ -1,4 +1,4 @@
-"The tasks of part 1: the page's own solutions pass, three usual mistakes of each are refused with a hint of their own."
+"The tasks: the pages' own solutions pass, three usual mistakes of each are refused with a hint of their own."
 import json, re
 from pathlib import Path
 import pytest, torch
@@ -6,14 +6,15 @@ from videop2r.advantages import credit, normalise
 from videop2r.rewards import worked_example
 from videop2r.tools.exercises import EXERCISES, grade
 
-PAGE = Path(__file__).parent.parent / "nbs/1_method/9_exercises.ipynb"
-TEXTS = ["".join(c["source"]) for c in json.loads(PAGE.read_text())["cells"]]
+NBS = Path(__file__).parent.parent / "nbs"
+PAGES = [NBS / f"{page}.ipynb" for page in ("1_method/9_exercises", "2_seeing/6_model", "2_seeing/7_sampling", "3_training/1_judge", "3_training/3_sft")]
+TEXTS = ["".join(c["source"]) for page in PAGES for c in json.loads(page.read_text())["cells"]]
 
 def written():
-    "Names of the page's solutions, as it shows them."
+    "Names of the pages' solutions, as they show them."
     names = {"torch": torch}
     for text in TEXTS:
-        for code in re.findall(r"```python\n(.*?)```", text, re.S): exec(code, names)
+        for code in re.findall(r"```python\n(def my_.*?|my_.*?)```", text, re.S): exec(code, names)
     return names
 
 @pytest.mark.parametrize("name", EXERCISES)
@@ -30,6 +31,25 @@ def z(rewards, n=1, nan=None):
     return (rewards - rewards.mean()) / (rewards.std(correction=n) + 1e-4)
 
 BOTH = lambda t: [[True] * len(t)] * 2
+
+def placed(before, layers, rows, columns, seconds, after, rate=2, past=lambda seen, n: seen.max()):
+    "Positions by another rate of time, or with another place for what follows."
+    times = torch.arange(layers) if rate is None else (torch.arange(layers) * seconds * rate).long()
+    seen = torch.cartesian_prod(times, torch.arange(rows), torch.arange(columns)).T + before
+    start = int(past(seen, seen.shape[1])) + 1
+    return torch.cat([torch.arange(before).expand(3, -1), seen, (start + torch.arange(after)).expand(3, -1)], 1)
+
+def first_of(p, top_p, order):
+    "The tokens of an order before which less than top_p has gone."
+    kept = torch.zeros(len(p), dtype=torch.bool)
+    kept[order[p[order].cumsum(0) - p[order] <= top_p]] = True
+    return kept
+
+def within(p, top_p):
+    "The nucleus without the token that reaches top_p."
+    order, kept = p.argsort(descending=True), torch.zeros(len(p), dtype=torch.bool)
+    kept[order[p[order].cumsum(0) <= top_p]] = True
+    return kept
 WRONG = { # task -> (answer, words of its hint)
     "owners": [
         (lambda t: split(t, t.index("</observation>")) if "</observation>" in t else BOTH(t), "last token"),
@@ -55,6 +75,22 @@ WRONG = { # task -> (answer, words of its hint)
         (lambda r, a, e: r * a, "at most 1 + ε"),
         (lambda r, a, e: min(max(r, 1 - e), 1 + e) * a, "not capped"),
         (lambda r, a, e: max(r * a, min(max(r, 1 - e), 1 + e) * a), "at most 1 + ε")],
+    "positions": [
+        (lambda *a: placed(*a, rate=None), "and not layers"),
+        (lambda *a: placed(*a, past=lambda seen, n: seen.min() + n - 1), "the number of tokens"),
+        (lambda *a: placed(*a, past=lambda seen, n: seen[1:].max()), "a slow clip")],
+    "nucleus": [
+        (within, "reaches top_p is in"),
+        (lambda p, top_p: p > 1 - top_p, "not each probability"),
+        (lambda p, top_p: first_of(p, top_p, torch.arange(len(p))), "wherever they stand")],
+    "mean": [
+        (lambda l, m: l.mean(), "padding counts neither"),
+        (lambda l, m: torch.stack([row[own].mean() for row, own in zip(l, m)]).mean(), "a long response counts more"),
+        (lambda l, m: (l * m).sum() / m.sum(), "NaN times 0")],
+    "reward": [
+        (lambda v, f: {"sufficient": 1., "insufficient": .5}.get(v, 0.) * f, "there is no half"),
+        (lambda v, f: float(v == "sufficient" and f), "never 0"),
+        (lambda v, f: float("nan") if v is None else float(v == "sufficient"), "a malformed observation")],
 }
 
 @pytest.mark.parametrize("name,answer,hint", [(name, *wrong) for name, found in WRONG.items() for wrong in found])

@@ -8,12 +8,13 @@ __all__ = ['EXERCISES', 'Exercise', 'grade']
 # %% ../../nbs/tools/exercises.ipynb #6c8d188a
 import copy
 from dataclasses import dataclass
+from types import SimpleNamespace
 import torch
 from ..advantages import normalise, token_weights
-from ..cot import boundary, words
+from ..cot import boundary, parse, words
 from ..engine.paint import Shown, escaped
 from ..losses import token_terms
-from ..rewards import Bounds, length_reward
+from ..rewards import Bounds, length_reward, rewards
 from ..scoring import look_up
 
 # %% ../../nbs/tools/exercises.ipynb #f82ec3d9
@@ -99,13 +100,75 @@ EXERCISES |= dict(
         ((.5, 2., .2), "a good token that became less likely is not capped either"),
     ), "a number"))
 
+# %% ../../nbs/tools/exercises.ipynb #dc815ff7
+def _positions(before, layers, rows, columns, seconds, after):
+    from videop2r.families import FAMILIES
+    from videop2r.model import token_positions
+    from videop2r.video import Visual
+    family = FAMILIES["qwen2_5_vl"]
+    grid = layers, rows * family.merge, columns * family.merge
+    kinds = torch.tensor([0] * before + [2] * (layers * rows * columns) + [0] * after)
+    return token_positions(kinds, [Visual(None, grid, "video", seconds_per_grid=seconds)], family)
+
+def _nucleus(p, top_p):
+    from videop2r.sampling import nucleus
+    return nucleus(p.log()[None], top_p)[0] > -torch.inf
+
+def _mean(losses, mask):
+    from videop2r.sft import loss_means, loss_sums
+    batch = SimpleNamespace(response_mask=mask, masks=torch.stack([mask, mask], 1))
+    batch.to = lambda device: batch
+    return loss_means(loss_sums(-losses.masked_fill(~mask, 0.), batch))["loss"]
+
+def _reward(verdict, formed):
+    trace = parse("<observation>o</observation><think>t</think><answer>a</answer>"[0 if formed else 1:])
+    said = _nan if verdict is None else float(verdict == "sufficient")
+    return rewards([trace], [said], [1.], [[10, 10]]).accuracy[0, 0]
+
+# %% ../../nbs/tools/exercises.ipynb #8084f7eb
+EXERCISES |= dict(
+    positions=Exercise(_positions, (
+        ((2, 1, 1, 1, 0., 1), "text counts up by one on all three axes, and a clip starts where it ends"),
+        ((1, 1, 2, 3, 0., 0), "height counts rows and width columns, both from where the text before ended"),
+        ((0, 3, 1, 1, .75, 0), "time counts two a second, rounded down, and not layers"),
+        ((1, 1, 2, 2, 0., 1), "what follows goes on one past the greatest position, not past the number of tokens"),
+        ((2, 3, 1, 2, 1.5, 2), "in a slow clip the greatest position is one of time: go on after that"),
+    ), "a tensor (3, t)"),
+    nucleus=Exercise(_nucleus, (
+        ((torch.tensor([.5, .3, .15, .05]), .9), "the token whose probability reaches top_p is in"),
+        ((torch.tensor([.28, .26, .24, .22]), .6), "it is the sum that counts, and not each probability"),
+        ((torch.tensor([.1, .6, .3]), .8), "the likeliest come first, wherever they stand"),
+        ((torch.tensor([.7, .2, .1]), .5), "the likeliest token is always in, and alone where it is enough"),
+        ((torch.tensor([.4, .3, .2, .1]), 1.), "with a top_p of 1 nothing is left out"),
+    ), "a truth a token"))
+
+# %% ../../nbs/tools/exercises.ipynb #0b6c9bbf
+_PAIR = torch.tensor([[True, True], [True, False]])
+
+EXERCISES |= dict(
+    mean=Exercise(_mean, (
+        ((torch.tensor([[1., 3.], [5., 7.]]), _PAIR | True), "without padding it is the plain mean"),
+        ((torch.tensor([[1., 3., 100.], [5., 7., 100.]]), torch.tensor([[True, True, False]] * 2)),
+         "padding counts neither in the sum nor in the number"),
+        ((torch.tensor([[2., 2.], [8., 0.]]), _PAIR), "each token counts the same, so a long response counts more"),
+        ((torch.tensor([[2., 2.], [8., _nan]]), _PAIR), "padding may hold anything, and NaN times 0 is NaN"),
+    ), "a number"),
+    reward=Exercise(_reward, (
+        (("sufficient", True), "a sufficient observation earns 1"),
+        (("insufficient", True), "what lacks something earns 0: there is no half"),
+        (("contradicts", True), "what contradicts the clip earns 0, and nothing below"),
+        ((None, True), "no verdict is unknown: NaN, and never 0"),
+        (("sufficient", False), "a malformed observation earns 0, whatever the judge says of it"),
+        ((None, False), "a malformed one is not judged, so it is 0 and not unknown"),
+    ), "a number"))
+
 # %% ../../nbs/tools/exercises.ipynb #4598010a
 def _same(found, wanted):
     "Whether a result is the library's, in shape and to three places."
     try: found = torch.as_tensor(found).double()
     except (TypeError, ValueError, RuntimeError): return False
     wanted = torch.as_tensor(wanted).double()
-    return found.shape == wanted.shape and torch.allclose(found, wanted, atol=1e-3)
+    return found.shape == wanted.shape and torch.allclose(found, wanted, atol=1e-3, equal_nan=True)
 
 def _first_fault(task, answer):
     "The hint of the first case that differs; None where all agree."
