@@ -17,7 +17,7 @@ import torch
 from .cot import parse
 from .engine.notation import lettered, shown
 from .engine.outcomes import ArmRun
-from .engine.paint import ARM_INK, ARMS, INK, TEXT, escaped, markdown_table
+from .engine.paint import ARM_INK, ARMS, INK, TEXT, escaped, markdown_table, step_axis
 from .engine.remote import spoken
 from .engine.shared import group_logprobs
 from .evaluate import interval, wilson
@@ -107,7 +107,8 @@ def collapse_picture(
         _curve(right, last[process], INK[process], dash, process)
     _curve(right, last["both"], TEXT, ":", "both")
     for ax, title in ((left, "lost groups"), (right, "PA-GRPO, by process")):
-        ax.set(title=title, xlabel="step", ylabel="share of groups", ylim=(0, 1))
+        ax.set(title=title, ylabel="share of groups", ylim=(0, 1))
+        step_axis(ax)
         ax.legend(frameon=False)
     return figure
 
@@ -242,7 +243,8 @@ def _panel(ax, arms, key, title):
         values = np.array([row.get(key) for row in each.steps], float)
         ink, dash = ARM_INK.get(each.arm, INK["both"]), _DASHES.get(each.arm, "-.")
         _curve(ax, values, ink, dash, ARMS.get(each.arm, each.arm))
-    ax.set(title=title, xlabel="step")
+    ax.set(title=title)
+    step_axis(ax)
 
 def dynamics_picture(
     found: list, # of `ArmRun`, arms that RL trained

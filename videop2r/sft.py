@@ -10,7 +10,7 @@ __all__ = ['check_numbers', 'SFT', 'schedule', 'batches', 'padding', 'batch_orde
 import math, random
 from dataclasses import dataclass
 import torch
-from .engine.paint import INK
+from .engine.paint import INK, step_axis
 from .model import Policy
 from .tokens import Coder, collate
 
@@ -181,6 +181,7 @@ def plot_losses(rows, ax=None): # the axes
         if not seen: continue
         steps, losses = [row["step"] + 1 for row in seen], [row[f"val_loss_{name}"] for row in seen]
         ax.plot(steps, losses, "o--", color=INK[name], alpha=.6, label=f"{name}, validation")
-    ax.set(xlabel="step", ylabel="negative log-likelihood", ylim=(0, None))
+    ax.set(ylabel="negative log-likelihood", ylim=(0, None))
+    step_axis(ax)
     ax.legend(fontsize=8, frameon=False)
     return ax

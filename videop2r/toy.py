@@ -7,7 +7,7 @@ __all__ = ['tables', 'expected', 'answered', 'perfect', 'group_advantages', 'lea
 
 # %% ../nbs/0_start/2_toy.ipynb #55463c9a
 import math, torch
-from .engine.paint import ARM_INK, ARMS
+from .engine.paint import ARM_INK, ARMS, step_axis
 
 # %% ../nbs/0_start/2_toy.ipynb #91814a66
 def tables(
@@ -107,7 +107,8 @@ def curves_picture(
             ax.plot(mean, _LINES.get(arm, "-"), color=ARM_INK[arm], label=ARMS[arm])
             steps = range(len(mean))
             ax.fill_between(steps, mean - half, mean + half, color=ARM_INK[arm], alpha=.2)
-        ax.set(xlabel="step", title=("observation right", "answer right")[k], ylim=(0, 1.02))
+        step_axis(ax)
+        ax.set(title=("observation right", "answer right")[k], ylim=(0, 1.02))
         ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8)
     return figure

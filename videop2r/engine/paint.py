@@ -6,7 +6,7 @@
 __all__ = ['GROUND', 'INK', 'UNDERLINE', 'TEXT', 'WRONG', 'ARMS', 'ARM_INK', 'ABOVE', 'BELOW', 'UNKNOWN', 'STAGES', 'shade',
            'token_html', 'legend_html', 'masks_html', 'printable', 'escaped', 'markdown_table', 'png', 'png_uri',
            'picture_html', 'clip_uri', 'beside_html', 'arrows_picture', 'branches_picture', 'Shown', 'pipeline',
-           'pipeline_picture', 'as_shipped', 'behind']
+           'pipeline_picture', 'step_axis', 'as_shipped', 'behind']
 
 # %% ../../nbs/engine/paint.ipynb #86eb91c1
 import base64, io, math, os, re, traceback
@@ -291,6 +291,16 @@ def pipeline_picture():  # a figure of matplotlib
             ax.text(x, -y, f"{name}\n{says}", ha="center", va="center", fontsize=8, bbox=frame)
             if x or not label: ax.text(x - .5, -y, "→", ha="center", va="center", color=TEXT)
     return figure
+
+# %% ../../nbs/engine/paint.ipynb #3bfef39b
+def step_axis(
+    ax,                  # of matplotlib
+    label: str = "step", # what the axis counts
+):
+    "Label the axis that counts steps, with whole numbers alone."
+    from matplotlib.ticker import MaxNLocator
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+    ax.set_xlabel(label)
 
 # %% ../../nbs/engine/paint.ipynb #d552f0f3
 @contextmanager

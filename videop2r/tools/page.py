@@ -16,7 +16,7 @@ import numpy as np
 from fastcore.xml import (
     FT, B, Body, Details, Div, Figure, Figcaption, Footer, H1, H2, H3, Head, Header, Html, I, Img,
     Main, Meta, P, Safe, Section, Span, Style, Summary, Table, Tbody, Td, Th, Thead, Title, Tr, Video, to_xml)
-from ..engine.paint import ARM_INK, INK, TEXT, png_uri
+from ..engine.paint import ARM_INK, INK, TEXT, png_uri, step_axis
 
 # %% ../../nbs/tools/page.ipynb #1d5e4fe4
 DASH = '–'
@@ -304,8 +304,7 @@ def _draw_curves(ax, lines, floor, across, upward):
     lowest = min(np.nanmin(y) for _, y, _ in lines.values())
     if floor is not None: ax.set_ylim(bottom=min(floor, lowest))
     ax.locator_params(nbins=5)
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set_xlabel(across)
+    step_axis(ax, across)
     if upward: ax.set_ylabel(upward)
 
 # %% ../../nbs/tools/page.ipynb #0a2f4ef2
