@@ -8,7 +8,7 @@ from videop2r.engine.outcomes import ArmRun
 from videop2r.tools.cli import main
 from videop2r.tools.compare import compare_page, compare_runs, mcnemar, pairs_of
 
-STORED = Path(__file__).resolve().parents[1] / "nbs" / "4_evidence" / "demo" / "small"
+STORED = Path(__file__).resolve().parents[1] / "nbs" / "4_evidence" / "demo" / "whole"
 TRACE = "<observation>It goes {}.</observation> <think>So {}.</think><answer>{}</answer>"
 VOID = {"meta", "img", "br", "hr", "path", "rect", "use", "input"}
 

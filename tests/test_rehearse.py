@@ -114,7 +114,7 @@ def test_four_bits_on_this_machine_give_finite_answers():
 
 # ---- memory at true shapes
 
-@pytest.mark.parametrize("model, preset, stage", [("3b", "12gb", "tokens are drawn"), ("3b", "12gb", "a step of SFT"), pytest.param("7b", "16gb", "the reference reads", marks=storm), ("qwen3.5-4b", "12gb", "the reference reads")])
+@pytest.mark.parametrize("model, preset, stage", [("3b", "12gb", "tokens are drawn"), ("3b", "12gb", "a step of SFT"), pytest.param("7b", "16gb", "the reference reads", marks=storm), pytest.param("qwen3.5-4b", "12gb", "the reference reads", marks=storm)])
 def test_the_plan_is_within_a_fifth_of_what_is_counted(model, preset, stage):
     from true_shapes import counted
     row = counted(model, PRESETS[preset], ["a clip is seen", stage])[-1]

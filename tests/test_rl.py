@@ -23,6 +23,7 @@ from videop2r.tokens import collate
 from videop2r.tools.launch import PRESETS, preset_of, run_rl
 from videop2r.tools.keyframes import ByQuestion
 from videop2r.update import NotFinite, backward, describe
+from storm import storm
 
 torch.set_num_threads(1)
 CHILD = Path(__file__).parent / "rl_child.py"
@@ -446,6 +447,7 @@ try: print(team.together(work))
 except Exception as e: print(f"{team.rank}: {type(e).__name__}: {e}"); sys.exit(3)
 """
 
+@storm # test_ranks has faults of each kind
 def test_a_fault_in_one_process_ends_all_and_names_itself(tmp_path):
     (tmp_path / "failing.py").write_text(FAILING)
     with socket.socket() as free:
