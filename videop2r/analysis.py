@@ -366,8 +366,8 @@ def groups_picture(
         look = dict(fmt=marks[i % 6], color=ARM_INK.get(arms[name], INK["both"]), label=name)
         spread = np.maximum(0, [mean - low, high - mean])
         ax.errorbar(places, mean, spread, capsize=2, **look)
-    ax.set(xticks=range(len(names)), xticklabels=names, ylim=(0, 1.02), ylabel="share")
-    ax.legend(frameon=False, fontsize=7, loc="lower left")
+    ax.set(xticks=range(len(names)), xticklabels=names, ylim=(0, 1.04), ylabel="share")
+    figure.legend(loc="outside lower center", ncol=3, frameon=False, fontsize=7)
     return figure
 
 # %% ../nbs/4_evidence/6_analysis.ipynb #ef55ae13

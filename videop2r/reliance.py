@@ -223,8 +223,9 @@ def calibration_picture(found: Calibration):
     spread = [shares - [each["lo"] for each in bins], [each["hi"] for each in bins] - shares]
     look = dict(fmt="o", color=INK["perception"], capsize=2)
     ax.errorbar([each["chance"] for each in bins], shares, np.maximum(0, spread), **look)
-    for each in bins:
-        ax.annotate(f" {each['n']}", (each["chance"], each["share"]), fontsize=7, color=TEXT)
+    for i, each in enumerate(bins): # neighbours' numbers by turns above and below
+        where = dict(xytext=(4, -10 if i % 2 else 5), textcoords="offset points")
+        ax.annotate(each["n"], (each["chance"], each["share"]), fontsize=7, color=TEXT, **where)
     ax.set(xlim=(-.02, 1.05), ylim=(-.02, 1.05))
     ax.set(xlabel="the judge's probability of Yes", ylabel="share that suffices")
     ax.legend(frameon=False, fontsize=7)
