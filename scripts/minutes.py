@@ -13,14 +13,15 @@ def held(process):
     try: return sum(map(one, [process, *process.children(recursive=True)]))
     except psutil.Error: return 0
 
-def measure(command, every=1.):
+def measure(command):
     "Wall-clock minutes and the most gigabytes at any look; `CalledProcessError` where the command fails."
     start, most = time.time(), 0
     running = subprocess.Popen(command)
     process = psutil.Process(running.pid)
     while running.poll() is None:
         most = max(most, held(process))
-        time.sleep(every)
+        try: running.wait(min(5, .5 + (time.time() - start) / 60)) # a look at many processes takes time itself
+        except subprocess.TimeoutExpired: pass
     if running.returncode: raise subprocess.CalledProcessError(running.returncode, command)
     return dict(minutes=round((time.time() - start) / 60, 2), gb=round(most / 1e9, 2), cores=os.cpu_count(), on=time.strftime("%Y-%m-%d"))
 

@@ -3,7 +3,7 @@
 With --film, keep one run's film and curves: what both arms answered while they trained. With --whole, keep what
 `videop2r.engine.outcomes` reads of one run, packed, under a name of its own.
 """
-import argparse, gzip, json, math
+import argparse, gzip, json, math, shutil
 from pathlib import Path
 
 KEPT = ("title", "preset", "seed", "settings", "versions", "machine", "stages", "yield", "yield_by_type", "table", "control",
@@ -51,7 +51,7 @@ def whole(run, place):
         if path.name.startswith("eval-"): asked |= {row["problem_id"] for row in rows}
         packed(place / path.relative_to(run).with_name(f"{path.name}.gz"), rows)
     packed(place / "heldout.jsonl.gz", [row for row in lines(run / "heldout.jsonl") if row["problem_id"] in asked])
-    if (run / "analyses.json").exists(): (place / "analyses.json").write_text((run / "analyses.json").read_text(encoding="utf-8"), encoding="utf-8")
+    if (run / "analyses.json").exists(): shutil.copyfile(run / "analyses.json", place / "analyses.json")
 
 def main():
     told = argparse.ArgumentParser(description=__doc__.split(":")[0])
