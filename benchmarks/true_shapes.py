@@ -159,7 +159,7 @@ def counted(model, preset, stages=STAGES):
     "A row for each stage: GB counted, the plan's, and their ratio."
     policy, told = policy_of(model, preset)
     rows, s = [], None
-    stays = sum(told.stages["sampling"].get(part, 0) for part in ("weights", "adapters", "overhead"))
+    stays = sum(told.stages["sft"][part] for part in ("weights", "adapters", "overhead")) # where no adapter has a copy
     with Shapes() as shapes:
         shapes.stands([*policy.model.parameters(), *policy.model.buffers()])
         s = stand(policy, told.settings, preset.rl, preset.sft)
