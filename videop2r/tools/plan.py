@@ -172,9 +172,8 @@ def _backward(shape, settings, cast=False):
 def _total(tensors): return sum(tensor.bytes for tensor in tensors)
 
 def _forward(shape, settings):
-    "What a layer without gradients or autocast holds for each token."
+    "What a layer without gradients or autocast holds for each token, before LoRA adds its share of up."
     rows = [("activation, up", (2, shape.inter), settings.compute),
-            ("LoRA's share of up, unscaled and scaled", (2, shape.inter), settings.compute),
             ("hidden states in float32", (shape.hidden,), "fp32"),
             ("hidden states", (3, shape.hidden), settings.compute)]
     return [Tensor("layer", *row) for row in rows]
@@ -210,7 +209,7 @@ def _net_backward(shape, settings, rows, tokens):
 
 # %% ../../nbs/tools/plan.ipynb #a24cc716
 def _logits(shape, settings, tokens, copies=4):
-    "What stands while a chunk of tokens is scored: four copies with gradients, two and a half without."
+    "What stands while a chunk of tokens is scored: four copies with gradients, two without."
     size = (copies, min(settings.chunk, tokens * shape.vocab))
     return [Tensor("logits", "a chunk of logits", size, "fp32")]
 
@@ -242,10 +241,14 @@ def _going_back(shape, settings, rows, tokens, kinds, cast=False):
     return _most(*moments)
 
 def _going_on(shape, settings, *sizes): # of (rows, tokens)
-    "A layer without gradients, at the largest of what it is given."
-    moments = [_times(_forward(shape, settings), rows, tokens) for rows, tokens in sizes]
-    if shape.nets: moments += [_net_forward(shape, settings, *size) for size in sizes]
-    return _most(*moments) + _unpacked(shape, settings)
+    "A layer without gradients, at the largest of what it is given: its matrix is gone when LoRA adds its share."
+    size = (2, shape.inter)
+    share = [Tensor("layer", "LoRA's share of up, unscaled and scaled", size, settings.compute)]
+    matrix, layer = _unpacked(shape, settings), _forward(shape, settings)
+    moments = [_times(layer, *each) + matrix for each in sizes]
+    moments += [_times(layer + share, *each) for each in sizes]
+    if shape.nets: moments += [_net_forward(shape, settings, *each) + matrix for each in sizes]
+    return _most(*moments)
 
 # %% ../../nbs/tools/plan.ipynb #7a4b9c8f
 def _stays(shape, settings, family):
@@ -352,7 +355,7 @@ def _reference(shape, settings, family):
     size = (2, settings.group * settings.completion, shape.hidden)
     states = [Tensor("activations", "states of all responses", size, settings.compute)]
     return {"a layer attends": here + attends, "a layer is run": here + layer,
-            "a chunk is scored": _features(shape, settings, family) + _light(shape, settings) + states + _logits(shape, settings, late, 2.5)}
+            "a chunk is scored": _features(shape, settings, family) + _light(shape, settings) + states + _logits(shape, settings, late, 2)}
 
 # %% ../../nbs/tools/plan.ipynb #adc59728
 def _saved_by_rows(shape, settings, tokens, rows, cast):
