@@ -148,7 +148,7 @@ def policy_of(model, preset, **changes):
     for module in model.modules():
         for name, each in list(module._buffers.items()):
             if each is not None and each.is_floating_point(): module._buffers[name] = each.to(META)
-    with torch.device("meta"): model = add_lora(model, coder.family, rank=preset.rank)
+    with torch.device("meta"): model = add_lora(model, coder.family, rank=told.settings.rank)
     for name, each in model.named_parameters():
         if "lora_" in name: each.data = each.data.float()
     return Policy(model, coder), told

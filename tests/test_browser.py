@@ -233,6 +233,55 @@ def test_report_fits(browser):
         shot(page, f"report_{width}_{scheme}")
         page.close()
 
+# the site
+
+@pytest.fixture(scope="module")
+def site():
+    "The folder of the site's pages, made anew."
+    pytest.importorskip("sphinx", reason="not run: Sphinx is not installed (make site installs it)")
+    done = subprocess.run([sys.executable, "scripts/site.py"], cwd=ROOT, capture_output=True, text=True)
+    assert not done.returncode, done.stderr[-3000:]
+    return ROOT / "build/site"
+
+def walk(browser, pages, width, scheme):
+    "What is wrong with pages as a file opens them: width, pictures, errors, what they would fetch."
+    context, wrong = browser.new_context(viewport=dict(width=width, height=900), color_scheme=scheme), []
+    page, faults = context.new_page(), []
+    page.on("pageerror", lambda e: faults.append(str(e)))
+    page.on("request", lambda r: faults.append(r.url) if not r.url.startswith(("file:", "data:", "about:", "blob:")) else None)
+    for path in pages:
+        faults.clear()
+        page.goto(path.as_uri())
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        bad = page.eval_on_selector_all("article img", "all => all.filter(i => !i.alt || i.complete && !i.naturalWidth).length")
+        if wide > 0 or bad or faults: wrong.append((path.name, wide, bad, faults[:2]))
+    context.close()
+    return wrong
+
+@storm
+def test_every_page_of_the_site_fits_a_phone(browser, site):
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 100 and not walk(browser, pages, 390, "dark")
+
+@storm
+@pytest.mark.parametrize("width, scheme", WAYS)
+def test_lessons_of_the_site(browser, site, width, scheme):
+    pages = [site / "index.html", *sorted(site.glob("[0-5]_*/*.html"))]
+    assert len(pages) > 35 and not walk(browser, pages, width, scheme)
+
+@storm
+@pytest.mark.parametrize("width, scheme", WAYS)
+def test_credit_lab_of_the_site(browser, site, width, scheme):
+    page = browser.new_page(viewport=dict(width=width, height=900), color_scheme=scheme)
+    page.goto((site / "1_method/8_show.html").as_uri())
+    page.click(".vp-live [data-preset=grpo]")
+    said = page.inner_text(".vp-live .said")
+    page.click(".vp-live [data-preset=pagrpo]")
+    assert "Praised" in said and page.inner_text(".vp-live .said") != said
+    assert (background(page) == "rgb(255, 255, 255)") == (scheme == "light")
+    shot(page, f"site_lab_{width}_{scheme}")
+    page.close()
+
 # JupyterLab
 
 FAST = ["1_method/8_show.ipynb", "engine/lab.ipynb"]

@@ -195,6 +195,7 @@ def test_rollouts_depend_neither_on_slices_nor_on_ranks(given, model):
 
 # ---- interruptions
 
+@storm # test_kills stops it at writes
 def test_a_run_killed_at_any_moment_ends_in_the_same_weights(tmp_path):
     run(tmp_path / "whole", steps=5)
     p = subprocess.Popen([sys.executable, str(CHILD), "slow", str(tmp_path / "killed")], env=ENV, stderr=subprocess.DEVNULL)
