@@ -1,6 +1,8 @@
 """Sixteen frames out of clips of 10, 60 and 600 s at 360p and 720p: each decoder in turn, our default beside the best of them, the frame cache, and patchify beside the family's own."""
 import argparse, json, sys, tempfile, time
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 import av, numpy as np, torch
 from common import ROOT, child, machine, show
 from videop2r.engine import decode as decoding
@@ -35,19 +37,15 @@ def best(work, repeat):
     return least, value
 
 def pyav(path, threads):
-    decoding.THREADS = threads
-    return read_clip(path, 16, decoder="pyav")
+    with patch.object(decoding, "_stream", partial(decoding._stream, threads=threads)): return read_clip(path, 16, decoder="pyav")
 
 def decode(path, repeat):
     "Seconds of every way to decode, and whether all frames are the same."
-    default = decoding.THREADS
     ways = {"ours": lambda: read_clip(path, 16), **{f"pyav {t.lower()}": (lambda t=t: pyav(path, t)) for t in THREADS}, **{d: (lambda d=d: read_clip(path, 16, decoder=d)) for d in decoders() if d != "pyav"}}
     found = {}
     for name in [n for _ in range(repeat) for n in ways]: # in turn, so that whatever else the machine does falls on all of them
-        decoding.THREADS = default
         seconds, clip = best(ways[name], 1)
         found[name] = min(seconds, found.get(name, (seconds,))[0]), clip
-    decoding.THREADS = default
     return {k: s for k, (s, _) in found.items()}, all((c.frames == found["ours"][1].frames).all() for _, c in found.values())
 
 def cached(path, repeat, folder):

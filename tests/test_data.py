@@ -84,7 +84,7 @@ def test_list_is_streamed_in_small_chunks(tmp_path):
     from videop2r.engine.files import _chunks, _list_items
     for text in (json.dumps(rows), json.dumps(rows, indent=2, ensure_ascii=False), "\ufeff" + json.dumps(rows)):
         file = written(tmp_path / "t.json", text)
-        for size in (7, 64, 1 << 20): assert [d for _, d in _list_items(_chunks(file, size), "t")] == rows
+        for size in (7, 64, 1 << 20): assert [d for _, d in _list_items(_chunks(file, size), "t", 1 << 24)] == rows
 
 
 def test_streaming_keeps_memory_small(tmp_path):

@@ -7,7 +7,7 @@ from PIL import Image
 from videop2r.data import Journal, Record
 from videop2r.engine.decode import read_media
 from videop2r.engine.audit import audit
-from videop2r.engine.media import Reader, gallery, reader_of
+from videop2r.engine.media import Reader, reader_of
 from videop2r.families import FAMILIES
 from videop2r.tools.cli import main
 from videop2r.video import AtRate, VideoError, prepare, uniform
@@ -213,7 +213,7 @@ def test_a_storm_of_damaged_clips(tmp_path):
 
 
 def test_a_page_shows_what_cannot_be_read_as_text(folder):
-    page = gallery([Record(problem_id="<i>1", problem="?", path="good0.mp4"), Record(problem_id="2", path="../<b>")], folder)
+    page = Reader(folder, 8).gallery([Record(problem_id="<i>1", problem="?", path="good0.mp4"), Record(problem_id="2", path="../<b>")])
     assert "data:image/png" in page and "&lt;b&gt;" in page and "<b>../" not in page and "<i>1" not in page
 
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageCms, ImageDraw
 from videop2r.data import Record
 from videop2r.engine import decode, images, media
 from videop2r.engine.audit import audit
-from videop2r.engine.decode import decoders, mended, open_film, read_clip, read_media, table_of
+from videop2r.engine.decode import Table, decoders, mended, open_film, read_clip, read_media
 from videop2r.engine.images import read_image
 from videop2r.engine.media import Reader
 from videop2r.engine.reading import to_prompts
@@ -107,7 +107,7 @@ def test_an_index_that_promises_more_is_an_incomplete_download(tmp_path):
 def test_a_mended_clock_rises(times, wanted): assert mended(times, 1.) == pytest.approx(wanted)
 
 def test_times_before_zero_are_counted_from_the_first(tmp_path):
-    table = table_of(film(tmp_path / "a.mkv", 5))
+    table = Table.read(film(tmp_path / "a.mkv", 5))
     assert replace(table, pts=[-200, -100, 0], base=.001).times == pytest.approx([0, .1, .2])
 
 @pytest.mark.parametrize("decoder", decoders())
@@ -318,7 +318,7 @@ def test_a_list_of_files_to_fetch_holds_one_plain_path_a_line(tmp_path, capsys):
 @pytest.mark.parametrize("size, frames", [((9000, 9000), 1), ((6000, 6000), 24)])
 def test_pixels_are_counted_before_they_are_decoded(tmp_path, size, frames, monkeypatch):
     path = film(tmp_path / "a.mp4", 2)
-    table = replace(table_of(path), size=size, pts=list(range(frames)))
+    table = replace(Table.read(path), size=size, pts=list(range(frames)))
     asked = []
     clip = decode.Film(str(path), table, lambda indices: asked.append(indices))
     with pytest.raises(VideoError, match="a.mp4: .*(make it smaller)"): clip.pick(list(range(frames)))
@@ -385,7 +385,7 @@ def test_an_entry_that_may_only_be_read_is_a_hit(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE, errno.ENOMEM])
 def test_the_machine_s_fault_is_tried_again_and_is_never_the_file_s(monkeypatch, number):
-    calls, real = [], decode.table_of
+    calls, real = [], Table.read
     def failing(times):
         def table(path):
             calls.append(path)
@@ -394,16 +394,16 @@ def test_the_machine_s_fault_is_tried_again_and_is_never_the_file_s(monkeypatch,
         return table
     def reads(path): raise OSError(number, os.strerror(number), str(path))
     monkeypatch.setattr(images, "_reads", reads)
-    monkeypatch.setattr(decode, "table_of", failing(1))
+    monkeypatch.setattr(Table, "read", failing(1))
     assert Reader(SAMPLES, 4).clip(sample(), FAMILY).frames.shape[0] == 4
     calls.clear()
-    monkeypatch.setattr(decode, "table_of", failing(99))
+    monkeypatch.setattr(Table, "read", failing(99))
     with pytest.raises(OSError, match="embedded-train-00000") as e: Reader(SAMPLES, 4).clip(sample(), FAMILY)
     assert not isinstance(e.value, ValueError) and e.value.errno == number
 
 def test_an_input_error_of_a_file_that_can_be_read_is_the_file_s(tmp_path, monkeypatch):
     def broken(path): raise OSError(errno.EIO, "Input/output error")
-    monkeypatch.setattr(decode, "table_of", broken)
+    monkeypatch.setattr(Table, "read", broken)
     with pytest.raises(VideoError, match="cannot be read as a video"): read_clip(film(tmp_path / "a.mp4", 3), 2)
 
 def test_an_audit_lists_no_medium_for_the_machine_s_fault(tmp_path):
@@ -467,7 +467,7 @@ def test_an_uneven_clock_is_no_loss(tmp_path):
 def test_what_an_edit_list_trims_is_not_shown_and_is_no_loss(tmp_path, decoder):
     data = bytearray(film(tmp_path / "whole.mp4").read_bytes())
     at = data.find(b"elst") + 12
-    data[at:at + 8] = struct.pack(">Ii", 1000, round(1.5 / table_of(tmp_path / "whole.mp4").base)) # one second, from 1.5 s on
+    data[at:at + 8] = struct.pack(">Ii", 1000, round(1.5 / Table.read(tmp_path / "whole.mp4").base)) # one second, from 1.5 s on
     (tmp_path / "trimmed.mp4").write_bytes(data)
     clip, whole = read_clip(tmp_path / "trimmed.mp4", 10, decoder=decoder), read_clip(tmp_path / "whole.mp4", 40)
     assert (clip.frames == whole.frames[15:25]).all() and clip.timestamps == pytest.approx([i / 10 for i in range(10)], abs=1e-3)
@@ -523,7 +523,7 @@ def test_a_decoder_that_fails_while_it_reads_is_told(tmp_path, monkeypatch):
 
 def test_a_lack_of_memory_by_a_damaged_file_is_the_file_s(tmp_path, monkeypatch):
     def broken(path): raise OSError(errno.ENOMEM, "Cannot allocate memory")
-    monkeypatch.setattr(decode, "table_of", broken)
+    monkeypatch.setattr(Table, "read", broken)
     with pytest.raises(VideoError, match="cannot be read as a video"): read_clip(film(tmp_path / "a.mp4", 3), 2)
 
 @pytest.mark.parametrize("head, form", [(b"%PDF-1.7\n", "PDF"), (b"%!PS-Adobe-3.0\n", "PostScript"), (b"8BPS\0\1", "Photoshop"), (b"\0\0\0\x18ftypheic", "HEIC")])

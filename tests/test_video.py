@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize as family_resize
 from videop2r.engine import decode
-from videop2r.engine.decode import DECODERS, decoders, read_clip, read_image, read_media, table_of
+from videop2r.engine.decode import DECODERS, Table, decoders, read_clip, read_image, read_media
 from videop2r.engine.paint import png_uri
 from videop2r.families import FAMILIES, Family
 from videop2r.video import AtRate, Clip, VideoError, contact_sheet, patchify, prepare, resize, sample_indices, sampled_fps, smart_resize
@@ -237,7 +237,7 @@ def test_late_starts_and_covers(tmp_path):
     late = read_clip(film(tmp_path / "late.mkv", times=[5000 + 100 * i for i in range(33)]), 5)
     assert late.timestamps[0] == pytest.approx(5., abs=.01) and late.seconds == pytest.approx(3.2, abs=.01)
     sound(tmp_path / "s.mp4")
-    with pytest.raises(VideoError, match="no video stream"): table_of(tmp_path / "s.mp4")
+    with pytest.raises(VideoError, match="no video stream"): Table.read(tmp_path / "s.mp4")
 
 
 @given(st.lists(st.floats(.01, 2), min_size=1, max_size=60), st.integers(1, 40), st.floats(.1, 10))
