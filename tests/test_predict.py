@@ -8,7 +8,8 @@ from videop2r.benchmarks import Predictions, differences, mark_all, partings, re
 from videop2r.cot import SHORT
 from videop2r.engine.suites import SuiteReader, Within
 from videop2r.tools.cli import main
-from videop2r.tools.predict import Decoding, Local, Questions, evaluate_suite, questions_of
+from videop2r.engine.suites import Suite
+from videop2r.tools.predict import Decoding, Local, evaluate_suite, questions_of
 from storm import LONG
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
@@ -43,7 +44,7 @@ def test_kills_leave_the_same_predictions_and_means(model, questions, tmp_path):
 def test_a_batch_says_what_one_question_alone_is_told(model, questions, tmp_path):
     rows = {row["id"]: row["response"] for row in ask(model, questions, tmp_path / "a").rows}
     for record in questions.records[:4]:
-        alone = ask(Local(SAMPLES / "base", Decoding(frames=4, limit=8, batch=1)), Questions("records", [record], ""), tmp_path / record.problem_id)
+        alone = ask(Local(SAMPLES / "base", Decoding(frames=4, limit=8, batch=1)), Suite("records", [record], ""), tmp_path / record.problem_id)
         assert alone.rows[0]["response"] == rows[record.problem_id]
 
 def test_a_picture_belongs_to_its_own_question(questions, tmp_path):
@@ -54,7 +55,7 @@ def test_a_picture_belongs_to_its_own_question(questions, tmp_path):
             return super().__call__(records, visuals, prompt)
     first = next(record for record in questions.records if record.data_type == "video")
     asked = replace(first, problem_id="with", extra=dict(last=True, image="clips/embedded-heldout-00003.png"))
-    found = ask(Seen(SAMPLES / "base", HOW), Questions("records", [first, asked], ""), tmp_path)
+    found = ask(Seen(SAMPLES / "base", HOW), Suite("records", [first, asked], ""), tmp_path)
     assert len(found.rows) == 2 and not found.failed and len(kept) == 2
     with_it, without = (kept[place].patches for place in sorted(kept, key=lambda place: len(place[1]), reverse=True))
     assert with_it.shape == without.shape and (with_it != without).any()

@@ -2,7 +2,7 @@
 import pytest
 from videop2r.engine import rules
 from videop2r.engine.files import RecordError
-from videop2r.engine.rules import JUDGE, LEFT_OUT, NO_RULE, SUITES, Mark, mark
+from videop2r.engine.rules import JUDGE, NO_RULE, SUITES, Mark, mark
 
 CHOICE, NUMBER, MRA, YES_NO, MATCH = "multiple choice", "numerical", "regression", "yes or no", "caption matching"
 ABCD = ["A. a dog", "B. a cat", "C. a cow", "D. a hen"]
@@ -166,7 +166,7 @@ def test_lmms_evals_evaluator_takes_blanks_off():
     row = dict(benchmark="tempcompass", kind=CHOICE, truth="B", options=["A. fast", "B. slow"], response=" B. slow")
     assert mark(row, "lmms-eval", raw=True).score == 1 and mark(row, "vlmevalkit", raw=True).score == 0
     empty = dict(benchmark="mvbench", kind=CHOICE, truth="B", options=ABCD, response=" \n")
-    assert mark(empty, "lmms-eval").why == LEFT_OUT
+    assert mark(empty, "lmms-eval").why == "left out by the rule"
 
 def test_foreign_rules_are_fed_the_content_unless_raw_is_asked():
     trace = "<observation>A dog.</observation><think>so D.</think><answer>B</answer>"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from videop2r.benchmarks import Predictions, differences, mark_all, numbers_of, read_predictions, score_all
-from videop2r.engine.suites import MV_TASKS, SUITE_READERS, SUBJECTS, SuiteReader, Within, missing_media, read_suite, suite_prompt, told_missing
+from videop2r.engine.suites import _FIELD, SUITE_READERS, SuiteReader, Within, check_media, read_suite, suite_prompt
 from videop2r.cot import SHORT, Prompt
 from videop2r.data import Record
 from videop2r.families import FAMILIES
@@ -50,7 +50,7 @@ def test_video_mmmu_keeps_its_tracks_and_the_picture(tmp_path):
     assert [r.extra["group"]["track"] for r in found] == ["Adaptation", "Comprehension", "Perception"] and {r.path for r in found} == {"Science/validation_Physics_9.mp4"}
     assert found[0].extra["image"] == "validation_Physics_9.png" and found[0].extra["last"] and "last" not in found[1].extra
     assert found[0].options == ["A. left", "B. right"] and found[0].answer == "B" and len({r.problem_id for r in found}) == 3
-    assert sum(len(s.split()) for s in SUBJECTS.values()) == 30
+    assert len(_FIELD) == 30
 
 def test_mmvu_and_its_hidden_split(tmp_path):
     found = read_suite("mmvu", write(tmp_path / "validation.json", MMVU))
@@ -133,10 +133,10 @@ def test_a_file_that_is_none_is_one_line(content, tmp_path):
 
 def test_missing_media_are_named_with_known_gaps(tmp_path):
     records = [Record(path="nturgbd/a.mp4"), Record(path="nturgbd/a.mp4"), Record(path="ssv2_video/1.webm"), Record(path="../out.mp4")]
-    lost = missing_media(records, tmp_path)
-    assert lost == {"nturgbd/a.mp4": 2, "ssv2_video/1.webm": 1, "../out.mp4": 1}
-    said = told_missing(lost, 4)
-    assert "3 media are not there, for 4 of 4 questions" in said and "NTU" in said and ".webm" in said
+    with pytest.raises(ValueError) as e: check_media(records, tmp_path)
+    assert "3 media are not there, for 4 of 4 questions: nturgbd/a.mp4, ssv2_video/1.webm, ../out.mp4; NTU" in str(e.value)
+    assert "action_antonym's clips are .webm" in str(e.value) and str(e.value).endswith("go on without with --skip-missing")
+    check_media([], tmp_path)
 
 class Film: timestamps = [i / 10 for i in range(100)]
 
