@@ -6,6 +6,7 @@ No allocator's gaps and no kernel's workspace are in these counts.
 """
 import argparse, math, sys, time
 from dataclasses import replace
+from functools import partial
 from unittest.mock import patch
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from common import machine, show
-from videop2r.engine import decoding
+from videop2r.engine.decoding import decode
 from videop2r.families import shape_of
 from videop2r.model import Policy, add_lora
+from videop2r.tools import rehearse
 from videop2r.tools.launch import PRESETS
 from videop2r.tools.plan import _START as START
 from videop2r.tools.rehearse import PLANNED, REHEARSED, coder_of, config_of, hollow, plan_of, stand
@@ -133,7 +135,7 @@ def _sft(s):
 
 def _drawn(s):
     "Three tokens of each response, after two of which a quarter of the rows leave; the blocks for all of them stand."
-    with patch.object(decoding, "LOOK", 2): REHEARSED["tokens are drawn"](s, 3, leave=True)
+    with patch.object(rehearse, "decode", partial(decode, look=2)): REHEARSED["tokens are drawn"](s, 3, leave=True)
 
 _LARGEST = dict(sampling="tokens are drawn", reference="the reference reads", update="the update", sft="a step of SFT") # what a plan's stage is about
 
@@ -180,7 +182,7 @@ def _of_a_token(model, nf4, layers, nets=0):
     "Kernels that one more token starts in a model of so many layers, of which some are gated delta nets."
     preset, shape = replace(PRESETS["16gb"], nf4=nf4), replace(shape_of(model), layers=layers, nets=nets, v_layers=5)
     policy, told = policy_of(shape, preset, frames=2, slices=1)
-    with Shapes() as shapes, patch.object(decoding, "LOOK", 99):
+    with Shapes() as shapes, patch.object(rehearse, "decode", partial(decode, look=99)):
         s = stand(policy, told.settings, preset.rl, preset.sft)
         for each in s.prompts: each.visual.patches = each.visual.patches.to(META)
         s.words = s.words.cpu()

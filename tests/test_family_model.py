@@ -6,7 +6,7 @@ from family_pixels import PIXELS, frames
 from videop2r.families import FAMILIES, KNOWN_SHAPES, lora_parameters, parameters
 from videop2r.model import Policy, add_lora, load, load_adapter, merge_adapter, tiny_config
 import videop2r.sampling # gives Policy its `sample`
-from videop2r.engine.shared import group_backward, group_logprobs, group_states
+from videop2r.engine.shared import group_backward, group_logprobs
 from videop2r.tokens import Coder, collate, encode, train_tokenizer
 from videop2r.video import Clip, prepare
 from theirs import batches
@@ -151,7 +151,7 @@ def test_features_of_another_batch(ready):
     batch, others = batch_of(coder, "mixed"), batch_of(coder, "videos")
     for features, said in ((policy.see(others.visuals), "2 features for 4 rows"), ([None] * 4, "record r0: 0 visual features for"), (policy.see(batch.visuals)[::-1], "record r0")):
         with pytest.raises(ValueError, match=said): policy.states(batch, features)
-        with pytest.raises(ValueError, match=said): group_states(policy, batch, batch.ids[:, :1], batch.mask[:, -1:], 1, features)
+        with pytest.raises(ValueError, match=said): group_logprobs(policy, batch, batch.ids[:, :1], batch.mask[:, -1:], 1, features)
 
 def test_media_do_not_leak_into_text(ready):
     coder, policy = ready[0], Policy(ready[1], ready[0])

@@ -177,11 +177,11 @@ def test_the_reference_is_read_by_prompt_and_by_rows(monkeypatch):
     prompts = [encode(policy.coder, f"What moves {way}?") for way in ("left", "right", "up")]
     found = policy.sample(prompts, 4, limit=9, generator=[luck(i) for i in range(3)])
     rollout, seen = SimpleNamespace(ids=found.ids, mask=found.mask, g=4), []
-    real = shared.response_states
-    def states(policy, held, ids, recompute=False):
+    real = shared.Shared.states
+    def states(held, policy, ids, recompute=False):
         seen.append((len(held.start), len(ids)))
-        return real(policy, held, ids, recompute)
-    monkeypatch.setattr(shared, "response_states", states)
+        return real(held, policy, ids, recompute)
+    monkeypatch.setattr(shared.Shared, "states", states)
     with torch.no_grad(): whole, parts = (read_reference(policy, prompts, [None] * 3, rollout, "base", 1., *how) for how in ((), (1, 2)))
     assert seen == [(3, 12)] + [(1, 2)] * 6 and (whole - parts).abs().max() < 1e-5
 
