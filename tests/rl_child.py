@@ -6,7 +6,7 @@ import torch
 from videop2r.cot import SHORT
 from videop2r.engine.learner import train_rl
 from videop2r.engine.reading import to_prompts
-from videop2r.engine.runs import Team, weights_of
+from videop2r.engine.runs import Team
 from videop2r.judge import ORACLE
 from videop2r.model import Policy, add_lora, load_adapter
 from videop2r.recipe import RL, Recipe
@@ -18,6 +18,10 @@ from videop2r.world import make_records, samples
 
 SAMPLES = samples(Path(__file__).parent.parent / "data_samples")
 RECIPE = Recipe(bounds=Bounds((10, 40), (10, 30)), how="lenient")
+
+def weights_of(model):
+    "A copy of what is trained, by name."
+    return {name: param.detach().clone() for name, param in model.named_parameters() if param.requires_grad}
 
 def settings(**kw): return RL(**{"recipe": RECIPE, "steps": 2, "prompts": 4, "g": 4, "limit": 48, "lr": 1e-3, "warmup": 1, "slices": 2, **kw})
 

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("openai")
 pytest.importorskip("anthropic")
 from loopback import serve
-from videop2r.engine.remote import AnthropicChat, Cache, OpenAIChat, Reply, key_of
+from videop2r.engine.remote import AnthropicChat, Cache, OpenAIChat, Reply
 
 ASK = [dict(role="system", content="Be brief."), dict(role="user", content="Where?")]
 KINDS = dict(openai=lambda url, **kw: OpenAIChat("m", f"{url}/v1", **kw), anthropic=lambda url, **kw: AnthropicChat("m", url, **kw))
@@ -106,7 +106,7 @@ def test_a_cache_is_shared_by_processes_and_threads(tmp_path):
 
 
 def test_keys_depend_on_content_alone():
-    assert key_of(dict(a=1, b=[2])) == key_of(dict(b=[2], a=1)) != key_of(dict(a=1, b=[3])) and key_of("a", "b") != key_of("ab")
+    assert Cache.key(dict(a=1, b=[2])) == Cache.key(dict(b=[2], a=1)) != Cache.key(dict(a=1, b=[3])) and Cache.key("a", "b") != Cache.key("ab")
 
 
 def test_no_torch():

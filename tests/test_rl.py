@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 import pytest, torch
 from loopback import serve
-from rl_child import SAMPLES, RECIPE, both, fresh, prepared, run, settings
+from rl_child import SAMPLES, RECIPE, both, fresh, prepared, run, settings, weights_of
 from videop2r.engine.findings import findings
 from videop2r.health import health
 from videop2r.judge import ORACLE, Judge, Verdict, chat_judge
@@ -13,7 +13,6 @@ from videop2r.cot import SHORT
 from videop2r.data import read_jsonl
 from videop2r.engine.learner import Learner, Loaded, Media, is_best, train_rl
 from videop2r.engine.media import Reader
-from videop2r.engine.runs import weights_of
 from videop2r.loop import order_of, seeded, train as plain_train
 from videop2r.model import Policy
 from videop2r.engine.remote import OpenAIChat

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from videop2r.engine.runs import RunFolder, Team, changed, check_same, check_trackers, ctrl_c, digest, fingerprint, must_hold, peak_gb, rng_state, set_rng, set_weights, weights_of
+from videop2r.engine.runs import RunFolder, Team, changed, check_same, ctrl_c, digest, fingerprint, must_hold, peak_gb, rng_state, set_rng
 
 class Toy(torch.nn.Module):
     "A model with as much of PEFT as `save_adapter` asks for."
@@ -31,7 +31,7 @@ def run(out, steps=4, stop=None, save_every=2, **kw):
             folder.leave_out([dict(where=f"r{step}", reason="lost"), dict(where="r0", reason="lost again")])
             if (step + 1) % save_every == 0: folder.save(model, optimizer, rng=rng_state())
             if step == stop: raise EOFError
-    return folder, weights_of(model)
+    return folder, {name: param.detach() for name, param in model.named_parameters() if param.requires_grad}
 
 def lines(path): return [json.loads(x) for x in path.read_text().splitlines()]
 
@@ -119,5 +119,5 @@ def test_a_team_of_one():
     params[0].sum().backward()
     team.sum_gradients(params)
     assert params[1].grad.tolist() == [0, 0] and team.gather([1]) == [1] and team.share([1, 2]) == [1, 2] and team.any([1]) and not team.any([])
-    with pytest.raises(ValueError, match="tracker 'nonesuch' is not installed"): check_trackers(["nonesuch"])
+    with pytest.raises(ValueError, match="tracker 'nonesuch' is not installed"): Team(trackers=["nonesuch"])
     assert peak_gb() > 0 and len(digest("a", 1)) == 32

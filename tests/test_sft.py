@@ -6,8 +6,9 @@ import pytest
 import torch
 from filelock import FileLock
 from videop2r.model import load
-from videop2r.engine.tuner import Diverged, Tuner, check_data, train_sft
+from videop2r.engine.tuner import Tuner, check_data, train_sft
 from videop2r.sft import SFT, fine_tune
+from videop2r.update import NotFinite
 sys.path.insert(0, str(Path(__file__).parent))
 from sft_child import SAMPLES, SETTINGS, data, model_of, weights
 
@@ -132,7 +133,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_names_the_record(world, t
     model = model_of(coder)
     bad = replace(examples[3], visual=replace(examples[3].visual, patches=examples[3].visual.patches * float("nan")))
     before = weights(model)
-    with pytest.raises(Diverged, match=rf"step 0: the loss is nan .* on the records {bad.name}; nothing of this step"):
+    with pytest.raises(NotFinite, match=rf"step 0: the loss is nan .* on the records {bad.name}; nothing of this step"):
         train_sft(model, coder, [bad if e is examples[3] else e for e in examples], replace(SETTINGS, batch=14), tmp_path, quiet=True)
     assert same(weights(model), before) and not (tmp_path / "checkpoint.pt").exists()
 
@@ -202,7 +203,7 @@ def test_recomputing_layers_changes_nothing(world, whole):
 def test_a_validation_clip_of_nan_is_named(world):
     coder, examples = world
     bad = replace(examples[3], visual=replace(examples[3].visual, patches=examples[3].visual.patches * float("nan")))
-    with pytest.raises(Diverged, match=f"validation loss is not finite on the records {bad.name}"):
+    with pytest.raises(NotFinite, match=f"validation loss is not finite on the records {bad.name}"):
         train_sft(model_of(coder), coder, examples[4:10], replace(SETTINGS, validate_every=1), validation=[examples[0], bad], quiet=True)
 
 @pytest.fixture(scope="module")
