@@ -74,7 +74,7 @@ def test_tokens_get_what_the_lesson_broadcasts(browser):
     for _ in range(100):
         segments = [rng.randrange(3) for _ in range(rng.randint(1, 12))]
         given.append((segments, [rng.choice([None, rng.uniform(-2, 2)]) for _ in range(2)]))
-    work = f"rows => {{ const known = x => typeof x === 'number' && Number.isFinite(x); {lab.SPREAD} return rows.map(row => spread(...row)); }}"
+    work = f"rows => {{ const known = x => typeof x === 'number' && Number.isFinite(x); {lab.ARITHMETIC} return rows.map(row => spread(...row)); }}"
     with Opened(browser, "") as page: found = page.evaluate(work, given)
     for (segments, advantage), ours in zip(given, found):
         masks = torch.tensor([[s in (k, 2) for s in segments] for k in range(2)])[None]
@@ -147,11 +147,11 @@ def test_two_copies_do_not_disturb_each_other(browser, group):
 @pytest.fixture(scope="module")
 def pieces(group):
     from videop2r.engine.film import training_film
-    from videop2r.engine.quiz import judge_quiz, quiz_items
+    from videop2r.engine.quiz import QuizItem, judge_quiz
     from videop2r.engine.scrubber import clip_scrubber
     from videop2r.engine.decode import open_film
     clip = next((ROOT / "data_samples/clips").glob("*.mp4"))
-    return dict(lab=lab.credit_lab(group), quiz=judge_quiz(quiz_items()), film=training_film(film()), scrubber=clip_scrubber(open_film(clip)))
+    return dict(lab=lab.credit_lab(group), quiz=judge_quiz(QuizItem.kept()), film=training_film(film()), scrubber=clip_scrubber(open_film(clip)))
 
 def film():
     "The invented film of its page."
@@ -181,8 +181,8 @@ def test_every_picture_has_words(browser, pieces):
 
 @pytest.mark.parametrize("width, scheme", WAYS[1:3])
 def test_quiz_by_keys(browser, pieces, width, scheme):
-    from videop2r.engine.quiz import quiz_items
-    items, keys = quiz_items(), dict(sufficient="1", insufficient="2", contradicts="3")
+    from videop2r.engine.quiz import QuizItem
+    items, keys = QuizItem.kept(), dict(sufficient="1", insufficient="2", contradicts="3")
     with Opened(browser, pieces["quiz"], width, scheme) as page:
         page.locator("[data-verdict]").first.focus()
         for i, item in enumerate(items):

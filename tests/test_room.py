@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 from videop2r.cot import SHORT, parse, render
 from videop2r.engine.scenes import World
-from videop2r.engine.swaps import read_game
+from videop2r.engine.swaps import Game
 from videop2r.room import continued, elsewhere, events, faithfulness, room, rooms
 from videop2r.tokens import Example
 from videop2r.world import COMPOSED, CONTROL, KINDS, Claims, answer_text, gold_observation, question_of, solve, to_record
@@ -63,7 +63,7 @@ class Speaker:
         texts = []
         for question, example in zip(self.questions, prompts):
             seen = parse(example.prompt[-1]).observation
-            claims = Claims(**vars(read_game(seen, KINDS[question.kind].type == "OCR")))
+            claims = Claims(**vars(Game.read(seen, KINDS[question.kind].type == "OCR")))
             said = answer_text(question) if self.says == "truth" else solve(claims, question)
             texts.append(f" <think>So.</think><answer>{said}</answer>")
         return texts

@@ -7,7 +7,7 @@ from videop2r.engine.decode import read_media
 from videop2r.oracle import oracle_errors, paraphrase, read_claims, spoil, sufficient
 from dataclasses import replace
 from videop2r.data import RecordError
-from videop2r.engine.scenes import COLOURS, CUP_FRAMES, PLACES, World, _places, draw_frames, make_cups, make_scene
+from videop2r.engine.scenes import COLOURS, PLACES, World, _places, draw_frames, make_cups, make_scene
 from videop2r.world import (COMPOSED, CONTROL, KINDS, answer_text, from_record, gold_observation, make_records, question_of, samples, solve,
                             write_samples)
 

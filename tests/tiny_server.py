@@ -10,7 +10,7 @@ import videop2r.sampling # gives a Policy its `sample`
 from videop2r.tokens import encode
 from videop2r.engine.decode import read_clip
 from videop2r.video import Clip, prepare, sample_indices, sampled_fps
-from videop2r.engine.scenes import FPS, FRAMES
+from videop2r.engine.scenes import FPS, Scene
 
 def from_uri(url): return base64.b64decode(url.split(",", 1)[1])
 
@@ -24,7 +24,7 @@ def exact(url, told):
 def as_clip(frames):
     "Pictures as a clip of the synthetic world, whose rate is known; one alone as an image."
     if len(frames) == 1: return Clip(frames[0][None], 1., [0], [0.], "request", "image")
-    times = [i / FPS for i in sample_indices(FRAMES, len(frames))]
+    times = [i / FPS for i in sample_indices(Scene(()).frames, len(frames))]
     return Clip(np.stack(frames), sampled_fps(times, FPS), list(range(len(frames))), times, "request")
 
 def read_content(content, n_frames=8, told=None):

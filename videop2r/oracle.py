@@ -10,7 +10,7 @@ import random, re
 from dataclasses import dataclass, replace
 from .engine.prose import affirmed, sight
 from .engine.scenes import COLOURS, LETTERS, PLACES, SHAPES, WAYS, WORDS, Scene, World
-from .engine.swaps import read_game
+from .engine.swaps import Game
 from .world import (
     KINDS, Claim, Claims, Question, answer_text, question_of, solve, tell_cups, tell_distances,
     tell_events, tell_presence, tell_text, wording)
@@ -93,7 +93,7 @@ def read_claims(
     "Read what an observation affirms, clause by clause."
     text, left_out = affirmed(sight(_LINE.sub(". ", text)))
     if scene and scene.cups:
-        return Claims(**vars(read_game(text, scene.cups.row[0] in LETTERS, " ".join(left_out))))
+        return Claims(**vars(Game.read(text, scene.cups.row[0] in LETTERS, " ".join(left_out))))
     claims, last = Claims(words=_TEXT.findall(text)), None
     for clause in _clauses(text.lower()):
         if _INTENDS.match(clause): continue
