@@ -307,7 +307,8 @@ def _read(benchmark, where, tags, row, n, total):
         if isinstance(row, RecordError): raise row
         if not isinstance(row, dict): raise RecordError(f"is a {type(row).__name__}, not an object")
         if {"problem", "problem_type", "path", "solution"} <= set(row): return _video_r1(benchmark, row, n, total)
-        return SUITE_READERS[benchmark][0](row, tags, n)
+        reader, *_ = SUITE_READERS[benchmark]
+        return reader(row, tags, n)
     except (RecordError, TypeError, KeyError, ValueError, AttributeError) as e:
         return str(e) if str(e).startswith(where) else f"{where}: {e if isinstance(e, RecordError) else f'cannot be read ({e!r})'}"
 
@@ -326,7 +327,8 @@ def read_suite(
 ) -> Suite:
     "The questions of a benchmark; `ValueError` for a file of another, with what to get."
     if benchmark not in SUITE_READERS: raise ValueError(f"benchmark {benchmark!r}: use one of {', '.join(SUITE_READERS)}")
-    remedy = f"give {SUITE_READERS[benchmark][1]}; or the JSON of the same name that Video-R1 and EasyVideoR1 evaluate on"
+    _, files, _ = SUITE_READERS[benchmark]
+    remedy = f"give {files}; or the JSON of the same name that Video-R1 and EasyVideoR1 evaluate on"
     try: raw = list(_raw(path))
     except RecordError as e: raise ValueError(f"{e}; {remedy}") from None
     found, faults, seen = [], [], set()
