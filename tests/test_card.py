@@ -15,7 +15,7 @@ from videop2r.families import FAMILIES, TOWER_PATCHES
 from videop2r.model import Policy, add_lora, load, tiny_config, whole_windows
 from videop2r.tokens import Coder
 from videop2r.tools.cli import main
-from videop2r.tools.launch import open_policy, preset_of
+from videop2r.tools.launch import Preset
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "data_samples"
@@ -216,7 +216,7 @@ def test_a_revision_loads_and_enters_the_fingerprint(hub):
 def test_an_adapter_of_the_hub_is_fetched_for_rl(tmp_path, monkeypatch):
     own = adapter(tmp_path)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **kw: str(own) if (name, kw.get("revision")) == ("org/tuned", "v2") else None)
-    policy, settings = open_policy(SAMPLES / "base", "org/tuned@v2", preset_of("tiny"))
+    policy, settings = Preset.named("tiny").begin(SAMPLES / "base", "org/tuned@v2")
     assert set(policy.model.peft_config) == {"policy", "reference"}
 
 # ---- cards

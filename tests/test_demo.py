@@ -8,7 +8,7 @@ from videop2r.cot import SHORT
 from videop2r.data import Record, RecordError, read_records
 from videop2r.engine.reading import to_prompts
 from videop2r.engine.store import Store
-from videop2r.tools.demo import change, open_run
+from videop2r.tools.demo import Run, change
 from videop2r.traces import verify
 from videop2r.judge import ORACLE, Judge, Verdict
 from videop2r.model import Policy, add_lora
@@ -85,9 +85,9 @@ def test_credit_changes_values_only(tmp_path, coder, policy, arm):
 
 def test_folder_that_cannot_be_written_and_unknown_preset(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError): open_run(tmp_path / "file" / "run", "smoke", 0, SAMPLES)
-    with pytest.raises(ValueError, match="default"): open_run(tmp_path / "x", "tiny", 0, SAMPLES)
-    with pytest.raises(FileNotFoundError, match="--samples"): open_run(tmp_path / "x", "smoke", 0, tmp_path)
+    with pytest.raises(OSError): Run.open(tmp_path / "file" / "run", "smoke", 0, SAMPLES)
+    with pytest.raises(ValueError, match="default"): Run.open(tmp_path / "x", "tiny", 0, SAMPLES)
+    with pytest.raises(FileNotFoundError, match="--samples"): Run.open(tmp_path / "x", "smoke", 0, tmp_path)
 
 def test_store_survives_half_a_line(tmp_path):
     s = Store(tmp_path / "s.jsonl")
@@ -113,5 +113,5 @@ def test_ctrl_c_leaves_what_is_finished_and_a_second_run_goes_on(tmp_path):
     said = p.communicate(timeout=300)[0].decode()
     assert p.returncode == 130 and "again" in said and "Traceback" not in said, said
     first = (tmp_path / "run" / "stages" / "traces.json").read_text()
-    again = open_run(tmp_path / "run", "smoke", 0, SAMPLES)
+    again = Run.open(tmp_path / "run", "smoke", 0, SAMPLES)
     assert again.stage("traces", lambda: pytest.fail("the finished stage ran again")) == json.loads(first)

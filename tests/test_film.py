@@ -9,14 +9,14 @@ from videop2r.engine.reading import to_prompts
 from videop2r.judge import ORACLE
 from videop2r.model import Policy, add_lora
 from videop2r.recipe import RL
-from videop2r.tools.demo import RECIPE, TrainingFilm, _film, _film_records, open_run
+from videop2r.tools.demo import RECIPE, Run, TrainingFilm, _film, _film_records
 from videop2r.world import from_record, make_records, samples
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = samples(ROOT / "data_samples")
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory): return open_run(tmp_path_factory.mktemp("film"), "smoke", 0, SAMPLES)
+def run(tmp_path_factory): return Run.open(tmp_path_factory.mktemp("film"), "smoke", 0, SAMPLES)
 
 def trained(run, film=None):
     base = Policy.load(SAMPLES / "teacher")

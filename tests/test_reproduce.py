@@ -10,9 +10,8 @@ from videop2r.sft import SFT
 from videop2r.tools import demo
 from videop2r.tools.cli import main
 from videop2r.tools.reproduce import (
-    TRIALS, HYPOTHESES, POINTS, Cell, arm_table, picked, draw, effect, load_results, every_cell, result_path, run_cell,
-    spoilt, verdict, verdict_table, where, world_of)
-from videop2r.world import gold_observation, from_record, make_records, samples
+    TRIALS, HYPOTHESES, POINTS, Cell, Results, picked, every_cell, run_cell, spoilt, verdict)
+from videop2r.world import SHIPPED, gold_observation, from_record, make_records, samples
 
 SAMPLES = samples(Path(__file__).parent.parent / "data_samples")
 
@@ -34,9 +33,10 @@ def test_a_cell_that_cannot_be_is_named(text, said, capsys):
     with pytest.raises(ValueError, match=said): Cell.parse(text)
     assert main(["reproduce", "--list", text]) == 1 and said in capsys.readouterr().err
 
-def test_each_point_of_the_sweep_is_a_world_of_its_own():
-    worlds = [world_of(point) for point in POINTS]
-    assert len({str(world) for world in worlds}) == 9 and worlds[POINTS.index("shipped")] is None
+def test_each_point_of_the_sweep_is_a_world_of_its_own(tmp_path):
+    assert len({str(world) for world in POINTS.values()}) == 9 and POINTS["shipped"] == SHIPPED
+    runs = {point: Cell(point, 0, "sft").run(tmp_path, "smoke", SAMPLES) for point in POINTS}
+    assert runs["shipped"].world is None and all(runs[point].world == world for point, world in POINTS.items() if point != "shipped")
 
 def test_patterns_choose_and_a_cell_outside_the_plan_is_taken_by_its_name():
     found = picked(every_cell(2), ["shipped/*/grpo", "shipped/7/sft"])
@@ -55,27 +55,27 @@ def test_an_effect_is_the_mean_over_seeds_of_paired_differences():
     rng = np.random.default_rng(1)
     drawn = {(seed, arm): "".join(rng.choice(list("01-"), 40)) for seed in range(3) for arm in ("grpo", "pagrpo")}
     swaps = "".join(rng.choice(list("c123"), 40))
-    results = {Cell("shipped", seed, arm): result(signs, swaps=swaps) for (seed, arm), signs in drawn.items()}
+    results = Results({Cell("shipped", seed, arm): result(signs, swaps=swaps) for (seed, arm), signs in drawn.items()})
     means = []
     for seed in range(3):
         pairs = zip(drawn[seed, "grpo"], drawn[seed, "pagrpo"], swaps)
         gaps = [int(b) - int(a) for a, b, n in pairs if n != "c" and "-" not in (a, b)]
         means.append(sum(gaps) / len(gaps))
-    found = effect(results, "grpo", "pagrpo")
+    found = results.effect("grpo", "pagrpo")
     assert found["diff"] == pytest.approx(sum(means) / 3) and found["lo"] <= found["diff"] <= found["hi"]
     assert found["seeds"] == {seed: pytest.approx(mean) for seed, mean in enumerate(means)}
 
 def test_the_interval_knows_that_seeds_differ():
     "With no spread within a seed, what is left is the spread of three seeds: −1, 0, 1 drawn with replacement."
     ends = {0: ("1", "0"), 1: ("1", "1"), 2: ("0", "1")}
-    results = {Cell("shipped", seed, arm): result(sign * 50) for seed, pair in ends.items() for arm, sign in zip(("grpo", "pagrpo"), pair)}
-    found = effect(results, "grpo", "pagrpo")
+    results = Results({Cell("shipped", seed, arm): result(sign * 50) for seed, pair in ends.items() for arm, sign in zip(("grpo", "pagrpo"), pair)})
+    found = results.effect("grpo", "pagrpo")
     assert found["diff"] == 0 and (found["lo"], found["hi"]) == (-1, 1) # 1 draw in 27 is wholly −1
 
 def test_arms_that_were_not_run_are_said_to_be_not_run():
-    results = {Cell("shipped", 0, "grpo"): result("0011")}
-    assert effect(results, "grpo", "pagrpo") is None and verdict(None) == "not run"
-    assert verdict_table(results).count("| not run |") == len(HYPOTHESES)
+    results = Results({Cell("shipped", 0, "grpo"): result("0011")})
+    assert results.effect("grpo", "pagrpo") is None and verdict(None) == "not run"
+    assert results.verdicts().count("| not run |") == len(HYPOTHESES)
 
 @pytest.mark.parametrize("low,high,sign,said", [(.01, .1, 1, "held"), (-.1, -.01, 1, "did not hold"), (-.1, .1, 1, "within noise"), (-.1, -.01, -1, "held")])
 def test_a_verdict_is_what_the_interval_says(low, high, sign, said):
@@ -84,20 +84,20 @@ def test_a_verdict_is_what_the_interval_says(low, high, sign, said):
 
 def test_the_gain_in_answers_is_predicted_from_what_was_known_before():
     room = dict(p1=.9, p0=.3, phi=.5, sufficient=.5)
-    results = {Cell("clear-long", 0, "sft"): result("0011", room=dict(composed=room)),
-               Cell("clear-long", 0, "grpo"): result("0011", "0001"), Cell("clear-long", 0, "pagrpo"): result("0111", "0111")}
-    [found] = where(results)
+    results = Results({Cell("clear-long", 0, "sft"): result("0011", room=dict(composed=room)),
+               Cell("clear-long", 0, "grpo"): result("0011", "0001"), Cell("clear-long", 0, "pagrpo"): result("0111", "0111")})
+    [found] = results.where()
     assert found["gains"] == pytest.approx(dict(seen=.5, answers=.25, predicted=.6 * .5))
 
 def test_a_file_that_is_no_result_is_refused_by_name(tmp_path):
     (tmp_path / "other.json").write_text("[1]")
-    with pytest.raises(ValueError, match="other.json"): load_results(tmp_path)
+    with pytest.raises(ValueError, match="other.json"): Results.load(tmp_path)
 
 def test_pictures_are_made_of_what_is_there(tmp_path):
-    results = {Cell("shipped", 0, arm): result("0011" if arm == "grpo" else "0111") for arm in ("grpo", "pagrpo")}
-    table, picture = draw(results, tmp_path)
+    results = Results({Cell("shipped", 0, arm): result("0011" if arm == "grpo" else "0111") for arm in ("grpo", "pagrpo")})
+    table, picture = results.draw(tmp_path)
     assert "PA-GRPO beats GRPO" in table.read_text(encoding="utf-8") and picture.read_bytes()[:4] == b"\x89PNG"
-    assert "| PA-GRPO | 1 | 75.0% |" in arm_table(results)
+    assert "| PA-GRPO | 1 | 75.0% |" in results.arms()
 
 def test_cells_share_traces_and_a_result_is_kept_as_it_was_measured(tmp_path, monkeypatch):
     small = replace(demo.SIZES["smoke"], records=40, rl_records=4, heldout=20, probe=29,
@@ -105,7 +105,7 @@ def test_cells_share_traces_and_a_result_is_kept_as_it_was_measured(tmp_path, mo
     monkeypatch.setitem(demo.SIZES, "smoke", small)
     cells = [Cell.parse(f"shipped/0/{arm}") for arm in ("sft", "rl_only", "judge80")]
     told = [run_cell(cell, tmp_path, "smoke", SAMPLES) for cell in cells]
-    kept = load_results(tmp_path / "cells")
+    kept = Results.load(tmp_path / "cells")
     assert list(kept) == sorted(cells, key=str) and [kept[cell] for cell in cells] == json.loads(json.dumps(told))
     assert all(len(each["swaps"]) == len(each["signs"]["exact"]) == 20 for each in told) and "composed" in told[0]["room"]
     assert told[1]["curves"]["reward_reasoning"] and "curves" in told[2] and not told[0]["curves"]

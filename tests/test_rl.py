@@ -19,7 +19,7 @@ from videop2r.engine.remote import OpenAIChat
 from videop2r.recipe import RECIPES, Recipe
 from videop2r.rollout import assign, collect, join, shuffled, take
 from videop2r.tokens import collate
-from videop2r.tools.launch import PRESETS, preset_of, run_rl
+from videop2r.tools.launch import PRESETS, Preset, run_rl
 from videop2r.tools.keyframes import ByQuestion
 from videop2r.update import NotFinite, backward, describe
 from storm import storm
@@ -379,7 +379,7 @@ def test_a_truth_that_cannot_be_read_never_kills_a_run(given, model, tmp_path):
 
 def test_every_preset_with_every_recipe():
     for p in PRESETS:
-        for r in RECIPES: assert preset_of(p, r, steps=7).rl.steps == 7
+        for r in RECIPES: assert Preset.named(p, r, steps=7).rl.steps == 7
 
 def test_run_from_files_leaves_out_what_does_not_open(tmp_path):
     from rl_child import SAMPLES

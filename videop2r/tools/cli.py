@@ -130,7 +130,7 @@ def _reproduce(
     "Test the paper's claims in small, a cell at a time; exit code 1 where a cell failed"
     from videop2r.tools import reproduce as study
     asked, place = study.picked(study.every_cell(seeds), cells), f"{out}/cells"
-    if draw: return _say("\n".join(map(str, study.draw(study.load_results(place), out))))
+    if draw: return _say("\n".join(map(str, study.Results.load(place).draw(out))))
     if list: return _say(study.listed(asked, out))
     if not workers:
         for cell in asked: study.run_cell(cell, out, preset, samples)
