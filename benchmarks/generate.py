@@ -75,7 +75,7 @@ def overhead(workers=16):
 def truth(n=300, seeds=(0, 1, 2)):
     "One row for each seed, way of reading and judge: what each filter let through and how much of it was bad, what it stopped and how much of it was good."
     from videop2r.cot import SHORT
-    from videop2r.tools.pipeline import LocalTeacher, generate, leaks
+    from videop2r.tools.pipeline import LocalTeacher, generate, Leaks
     from videop2r.judge import ORACLE, base_judge
     from videop2r.model import Policy
     from videop2r.engine.scenes import World
@@ -89,7 +89,7 @@ def truth(n=300, seeds=(0, 1, 2)):
             made = generate(records, media, teacher, ORACLE, f"{media}/run", prompt=SHORT, how="lenient", quiet=True)
             outputs = {r["problem_id"]: r["output"] for r in made.rejected} | {r.problem_id: r.output for r in made.kept}
         for how, judge in ((h, j) for h in ("lenient", "faithful") for j in judges):
-            found = leaks(records, outputs, judge, how=how)
+            found = Leaks.of(records, outputs, judge, how=how)
             cells = {f"{k} {c}": v[c] for k, v in found.items() for c in ("through", "bad", "stopped", "good")}
             rows.append(dict(benchmark="truth", seed=seed, records=made.steps["records"], template=made.steps["template"], reading=how, judge=judge.name, **cells))
     return rows

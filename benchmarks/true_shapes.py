@@ -20,7 +20,7 @@ from videop2r.model import Policy, add_lora
 from videop2r.tools import rehearse
 from videop2r.tools.launch import PRESETS
 from videop2r.tools.plan import _START as START
-from videop2r.tools.rehearse import PLANNED, REHEARSED, coder_of, config_of, hollow, plan_of, stand
+from videop2r.tools.rehearse import REHEARSED, hollow, stand
 
 aten, META = torch.ops.aten, torch.device("meta")
 
@@ -129,24 +129,26 @@ class Shapes(TorchDispatchMode):
         if packet.__name__ != "gemm_4bit": return 0
         return 2 * math.prod(args[2]) if args[0].numel() // args[0].shape[-1] > 64 else 0
 
+RUN = {stage: work for stage, (work, _) in REHEARSED.items()}
+
 def _sft(s):
     "A step of SFT under a card's autocast, in which adapters go in the base's precision."
-    with s.policy.light(): REHEARSED["a step of SFT"](s)
+    with s.policy.light(): RUN["a step of SFT"](s)
 
 def _drawn(s):
     "Three tokens of each response, after two of which a quarter of the rows leave; the blocks for all of them stand."
-    with patch.object(rehearse, "decode", partial(decode, look=2)): REHEARSED["tokens are drawn"](s, 3, leave=True)
+    with patch.object(rehearse, "decode", partial(decode, look=2)): RUN["tokens are drawn"](s, 3, leave=True)
 
 _LARGEST = dict(sampling="tokens are drawn", reference="the reference reads", update="the update", sft="a step of SFT") # what a plan's stage is about
 
-COUNTED = {**REHEARSED, "a step of SFT": _sft, "tokens are drawn": _drawn}
+COUNTED = {**RUN, "a step of SFT": _sft, "tokens are drawn": _drawn}
 
 def policy_of(model, preset, **changes):
     "A hollow model of a size with a trainable adapter, and the plan's settings for it."
     shape = shape_of(model)
-    told = plan_of(model, preset, **changes)
-    coder = coder_of(shape)
-    model = hollow(config_of(shape, coder), preset.nf4)
+    told = preset.planned(model, **changes)
+    coder = shape.coder()
+    model = hollow(shape.config(coder), preset.nf4)
     for module in model.modules():
         for name, each in list(module._buffers.items()):
             if each is not None and each.is_floating_point(): module._buffers[name] = each.to(META)
@@ -171,7 +173,7 @@ def counted(model, preset, stages=STAGES):
             shapes.reset()
             start, before = time.perf_counter(), shapes.now
             COUNTED[stage](s)
-            gb, planned = (shapes.peak - before) / 1e9, PLANNED.get(stage)
+            gb, planned = (shapes.peak - before) / 1e9, REHEARSED[stage][1]
             row = {"model": model, "stage": stage, "GB": gb, "plan's GB": told.peaks[planned] - stays if planned else None, "stands, GB": stays}
             row["plan / counted"] = row["plan's GB"] / gb if planned and stage == _LARGEST[planned] else None
             rows.append(dict(row, **{"counted in, s": time.perf_counter() - start}))
@@ -186,10 +188,10 @@ def _of_a_token(model, nf4, layers, nets=0):
         s = stand(policy, told.settings, preset.rl, preset.sft)
         for each in s.prompts: each.visual.patches = each.visual.patches.to(META)
         s.words = s.words.cpu()
-        REHEARSED["a clip is seen"](s)
+        RUN["a clip is seen"](s)
         def count(tokens):
             s.settings, before = replace(told.settings, completion=tokens), shapes.kernels
-            REHEARSED["tokens are drawn"](s, tokens)
+            RUN["tokens are drawn"](s, tokens)
             return shapes.kernels - before
         return count(4) - count(3)
 

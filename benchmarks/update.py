@@ -2,7 +2,7 @@
 
 Same weights (`eighth.py`), prompt, responses, advantages, clip and KL in one run; each way in processes of its own. Seconds of one thread: the fastest of all repeats. Peak MB: what the update adds
 to the loaded model and its inputs, in a run of its own in which malloc returns freed tensors at once. The gradients are compared with the fastest peer's.
-TRL's method takes no video tensors in 1.16, so the model goes in through `AsVideo`, which renames its image tensors. Where only its GPU kernel skips the output layer at prompt tokens,
+TRL's method takes no video tensors in 1.16, so the model goes in through `Peer`, which renames its image tensors. Where only its GPU kernel skips the output layer at prompt tokens,
 it is made to skip them on the CPU too. Its KL goes without the importance ratio, as in the paper. Its fastest is the fastest of micro-batches of 1, 2, 4 and 8; its leanest is a micro-batch
 of 1 under gradient checkpointing, which TRL has on by default. Ours runs all rows at once; a row at a time; the same with the prompt's layers run again in the backward pass; the same with
 all layers run again. The bound is the ratio of multiply-adds, `padded_cost` over `shared_cost`, attention
@@ -15,7 +15,7 @@ from eighth import LARGE, SMALL, clocked, coder, inputs, model, padded_cost, sha
 from videop2r.losses import policy_loss
 from videop2r.model import Policy
 from videop2r.engine.shared import group_backward
-from videop2r.tools.rehearse import peer_gradient
+from videop2r.tools.rehearse import Peer
 
 BETA, CASES = .04, {"small": SMALL, "large": LARGE}
 
@@ -31,7 +31,7 @@ def peer(m, case, micro, lean):
     old, ref, adv, _ = fixed(ids, mask)
     if lean: m.gradient_checkpointing_enable(dict(use_reentrant=False))
     m.train()
-    return peer_gradient(Policy(m, coder), prompt, ids, mask, old, ref, adv[:, 0], micro, BETA)
+    return Peer(Policy(m, coder), prompt, ids.shape[1], BETA).gradient(ids, mask, old, ref, adv[:, 0], micro)
 
 def ours(m, case, rows, recompute):
     "A function that makes the shared prompt's gradient, its vision included."

@@ -224,8 +224,8 @@ def test_scrubber_moves(browser, pieces, width, scheme):
 
 def test_report_fits(browser):
     from invented import invented_run
-    from videop2r.tools.report import render_report
-    html = render_report(invented_run(steps=12))
+    from videop2r.tools.report import Report
+    html = Report(invented_run(steps=12)).html()
     for width, scheme in WAYS:
         page = browser.new_page(viewport=dict(width=width, height=900), color_scheme=scheme)
         page.set_content(html)

@@ -6,7 +6,7 @@ import pytest
 from videop2r.data import Record
 from videop2r.engine.outcomes import ArmRun
 from videop2r.tools.cli import main
-from videop2r.tools.compare import compare_page, compare_runs, mcnemar, pairs_of
+from videop2r.tools.compare import Pair, compare_page, compare_runs, mcnemar
 
 STORED = Path(__file__).resolve().parents[1] / "nbs" / "4_evidence" / "demo" / "whole"
 TRACE = "<observation>It goes {}.</observation> <think>So {}.</think><answer>{}</answer>"
@@ -54,14 +54,14 @@ def test_pairs_are_matched_by_question_and_not_by_place():
     a = outcome("r", "grpo", [1, 0, 0, 1])
     b = outcome("r", "pagrpo", [1, 1, 0, 0])
     b.rows = b.rows[::-1]
-    pair, = pairs_of([a, b])
+    pair, = Pair.every([a, b])
     assert pair.name == "r PA-GRPO − r GRPO" and pair.gap()["diff"] == 0
     assert dict(pair.split()) == {(True, True): 1, (False, True): 1, (False, False): 1, (True, False): 1}
 
 def test_an_id_that_stands_for_another_question_is_left_out_and_named():
     a = outcome("one", "pagrpo", [1, 0, 1])
     b = outcome("two", "pagrpo", [1, 1, 1], records={f"q{i}": record(i, problem="How far?" if i == 1 else "Which way?") for i in range(3)})
-    pair, = pairs_of([a, b])
+    pair, = Pair.every([a, b])
     assert len(pair.rows) == 2 and pair.foreign == ["q1"]
     assert "1 ids stand for different questions" in compare_page([a, b])
     other = outcome("two", "pagrpo", [1, 1], records={f"q{i}": record(i, problem="Where?") for i in range(2)})
@@ -74,14 +74,14 @@ def test_seeds_with_questions_of_their_own_are_compared_within():
             each.records = {f"{shift}{k}": v for k, v in each.records.items()}
             for row in each.rows: row["problem_id"] = f"{shift}{row['problem_id']}"
         return found
-    pairs = pairs_of(seed("seed0", "a") + seed("seed1", "b"))
+    pairs = Pair.every(seed("seed0", "a") + seed("seed1", "b"))
     assert [(pair.name, len(pair.rows)) for pair in pairs] == [("seed0 PA-GRPO − seed0 GRPO", 3), ("seed1 PA-GRPO − seed1 GRPO", 3)]
 
 def test_against_whom():
     found = [outcome("r", arm, [1, 0]) for arm in ("base", "sft", "pagrpo")]
-    assert {pair.a.arm for pair in pairs_of(found)} == {"sft"}
-    assert {pair.a.arm for pair in pairs_of(found, "base")} == {"base"}
-    with pytest.raises(ValueError, match="no run has an arm 'grpo' to compare with, only base, sft, pagrpo"): pairs_of(found, "grpo")
+    assert {pair.a.arm for pair in Pair.every(found)} == {"sft"}
+    assert {pair.a.arm for pair in Pair.every(found, "base")} == {"base"}
+    with pytest.raises(ValueError, match="no run has an arm 'grpo' to compare with, only base, sft, pagrpo"): Pair.every(found, "grpo")
     with pytest.raises(ValueError, match="one arm alone"): compare_page(found[:1])
 
 def test_the_page_is_whole_and_shows_what_models_wrote_as_text():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from videop2r.cot import SHORT
 from videop2r.data import write_jsonl
-from videop2r.tools.funnel import FUNNEL, tally, write_funnel
+from videop2r.tools.funnel import FUNNEL, Funnel, write_funnel
 from videop2r.tools.pipeline import ChatTeacher, LocalTeacher, TooManyFailures, dry_run, generate
 from videop2r.judge import ORACLE, Judge, Verdict
 from videop2r.engine.remote import OpenAIChat, Reply
@@ -171,7 +171,7 @@ def test_a_dry_run_asks_nothing_and_makes_nothing(clips, tmp_path):
     with pytest.raises(ValueError, match="threshold"): dry_run(*clips, teacher, ORACLE, tmp_path / "run", prompt=SHORT, how="lenient", threshold=.9)
 
 def test_the_report_adds_up(clips, by_hand):
-    page, figures = write_funnel(by_hand.out).read_text(), tally(by_hand.out)
+    page, figures = write_funnel(by_hand.out).read_text(), Funnel.read(by_hand.out).figures()
     assert figures["steps"] == by_hand.steps == {s: sum(v[s] for v in figures["by_type"].values()) for s in FUNNEL}
     assert sum(r["n"] for r in figures["rejects"]) == 18 - len(by_hand.kept)
     assert json.loads((by_hand.out / "funnel.json").read_text()) == json.loads(json.dumps(figures))

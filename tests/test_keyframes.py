@@ -3,7 +3,7 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from videop2r.cot import Prompt
 from videop2r.data import Record
-from videop2r.tools.keyframes import ByQuestion, brief_clip, by_change, farthest_first, first_token, relevance, sampler_of
+from videop2r.tools.keyframes import ByQuestion, brief_clip, by_change, sampler_of
 from videop2r.engine.media import Reader
 from videop2r.model import Policy
 from videop2r.engine.decode import read_clip
@@ -28,7 +28,7 @@ def test_farthest_first_against_a_loop(f, data):
     far = [[looks[i][j] / np.max(looks) + .05 * abs(i - j) / (f - 1) for j in range(f)] for i in range(f)]
     want = [0]
     while len(want) < n: want.append(max((i for i in range(f) if i not in want), key=lambda i: min(far[i][j] for j in want)))
-    assert farthest_first(clip, n) == sorted(want) and by_change(clip, n) == (sorted(want) if n < f else list(range(f)))
+    assert clip.farthest_first(n) == sorted(want) and by_change(clip, n) == (sorted(want) if n < f else list(range(f)))
 
 
 def test_picked_frames_keep_their_places_and_times(tmp_path):
@@ -49,8 +49,9 @@ def test_a_brief_event_is_missed_evenly_and_found_by_change(decoys):
 
 def test_relevance_is_the_divergence_from_a_blank_clip(base):
     clip, r, _ = brief_clip(1, 4)
-    got = relevance(base, clip, TEXT.render(r))
-    logp = lambda c: first_token(base, [c], TEXT.render(r))[0]
+    ask = ByQuestion(base, TEXT)
+    got = ask.relevance(clip, TEXT.render(r))
+    logp = lambda c: ask.first_token([c], TEXT.render(r))[0]
     blank = logp(Clip(np.full((8, 84, 84, 3), 124, np.uint8), 8.))
     for w in (0, 5):
         p = logp(clip.pick(list(range(8 * w, 8 * w + 8))))
@@ -61,8 +62,8 @@ def test_relevance_is_the_divergence_from_a_blank_clip(base):
 def test_one_frame_and_odd_lengths(base):
     clip, r, _ = brief_clip(2)
     short = clip.pick(list(range(5)))
-    assert relevance(base, short, TEXT.render(r)).shape == (5,) and ByQuestion(base, TEXT)(short, 5, r) == [0, 1, 2, 3, 4]
-    assert farthest_first(clip.pick([3]), 1) == [0]
+    assert ByQuestion(base, TEXT).relevance(short, TEXT.render(r)).shape == (5,) and ByQuestion(base, TEXT)(short, 5, r) == [0, 1, 2, 3, 4]
+    assert clip.pick([3]).farthest_first(1) == [0]
 
 
 def test_a_reader_takes_every_sampler(base, tmp_path):

@@ -9,7 +9,7 @@ from videop2r.cot import SHORT, Prompt
 from videop2r.data import read_jsonl
 from videop2r.engine.media import Reader
 from videop2r.engine.rules import content_of
-from videop2r.tools.lmms import VideoP2R, asked_of, manifest, replies_to
+from videop2r.tools.lmms import VideoP2R, asked_of, manifest
 from videop2r.tools.predict import Decoding, Local
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,15 +37,15 @@ def test_replies_are_those_of_our_evaluation_in_their_order(teacher):
     lost = question(replace(RECORDS[0], path="clips/none.mp4"), "lost/test/0")
     two = ("two/test/0", [dict(role="user", content=[dict(type="image", url=Image.new("RGB", (56, 56)))] * 2)])
     with pytest.warns(UserWarning, match="2 of 10 questions have an empty reply.*two/test/0: asks about 2 media"):
-        found = replies_to(teacher, iter([asked[0], two, lost, *asked[1:], text_alone]), replace(SHORT, answer_lines={}), raw=True)
+        found = teacher.replies(iter([asked[0], two, lost, *asked[1:], text_alone]), replace(SHORT, answer_lines={}), raw=True)
     assert found[1:3] == ["", ""] and len(found) == 10
     assert [found[0], *found[3:-1]] == own(teacher, RECORDS, names) and all("<observation>" in text for text in found[3:-1])
-    contents = replies_to(teacher, asked, SHORT)
+    contents = teacher.replies(asked, SHORT)
     assert contents == [content_of(text) for text in [found[0], *found[3:-1]]] and not any("<" in text for text in contents)
 
 def test_a_picture_in_memory_and_seconds_of_a_film(teacher):
     picture = ("image/test/0", [dict(role="user", content=[dict(type="image", url=Image.new("RGBA", (70, 40), "red")), dict(type="text", text="What colour?")])])
-    assert len(replies_to(teacher, [picture], SHORT)) == 1
+    assert len(teacher.replies([picture], SHORT)) == 1
     part = asked_of(question(RECORDS[0], "part", start_time=1., end_time=2.)[1], "part")
     assert part.extra["clip"] == [1., 2.] and part.path == str(SAMPLES / RECORDS[0].path)
 

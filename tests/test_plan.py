@@ -5,8 +5,8 @@ import pytest
 from videop2r.families import FAMILIES, KNOWN_SHAPES, Shape, lora_parameters, parameters
 from videop2r.model import add_lora
 from videop2r.tools.launch import PRESETS
-from videop2r.tools.rehearse import coder_of, config_of, plan_of
-from videop2r.tools.plan import _KERNELS, _kernels, GPUS, MEMORY_PARTS, Settings, gpu_of, held, plan, plan_html, tightened
+from videop2r.tools import rehearse # gives a Shape its config, a Preset its plan
+from videop2r.tools.plan import _KERNELS, _kernels, GPUS, MEMORY_PARTS, Settings, gpu_of, held, plan
 from storm import storm
 
 @pytest.mark.parametrize("change,stage", [(dict(frames=32), "update"), (dict(pixels=256 * 784), "sft"), (dict(completion=1536), "update"), (dict(micro=8), "sft"), (dict(rank=64), "sampling"),
@@ -17,9 +17,9 @@ def test_every_setting_moves_its_stage(change, stage):
 
 def test_a_plan_that_does_not_fit_says_what_to_turn():
     small = plan("7b", "8GB")
-    assert small.fits is False and "One knob alone" in str(small) and "smaller model" in str(small) and tightened(small) is None
+    assert small.fits is False and "One knob alone" in str(small) and "smaller model" in str(small) and small.tightened() is None
     tight = plan("7b", "16GB", frames=32, micro=4, recompute="nothing")
-    assert tight.fits is False and tightened(tight).fits and "It fits with" in str(tight)
+    assert tight.fits is False and tight.tightened().fits and "It fits with" in str(tight)
     assert plan("7b", "80GB").fits and plan("7b").fits is None
     for wrong in (dict(frames=0), dict(group=1), dict(weights="int3"), dict(recompute="some")):
         with pytest.raises(ValueError): Settings(**wrong)
@@ -29,7 +29,7 @@ def test_every_size_has_a_plan(size):
     for name, gpu in GPUS.items():
         p = plan(size, name)
         assert set(p.stages) == {"sft", "sampling", "reference", "update"} and all(v > 0 for v in p.hours.values()) and gpu_of(name) == gpu
-        assert p.stages["sft"]["weights"] * 1e9 > sum(parameters(KNOWN_SHAPES[size]).values()) * .5 and plan_html(p).count("position:absolute") == 9 * 4 + 1 and all(part in plan_html(p) for part in MEMORY_PARTS)
+        assert p.stages["sft"]["weights"] * 1e9 > sum(parameters(KNOWN_SHAPES[size]).values()) * .5 and p.html().count("position:absolute") == 9 * 4 + 1 and all(part in p.html() for part in MEMORY_PARTS)
 
 def test_weights_are_those_of_the_class():
     import torch
@@ -102,7 +102,7 @@ def newer(small, monkeypatch):
     "The same steps on a model of which three of four layers are gated delta nets."
     from transformers import AutoModelForImageTextToText
     shape = Shape(256, 4, 4, 2, 1024, 512, True, v_hidden=64, v_layers=1, v_inter=128, head_dim=64, model_type="qwen3_5", places=64, nets=3, net=(2, 4, 64, 64))
-    def model(): return add_lora(AutoModelForImageTextToText.from_config(config_of(shape, coder_of(shape))).eval().requires_grad_(False), small.FAMILY, rank=8)
+    def model(): return add_lora(AutoModelForImageTextToText.from_config(shape.config(shape.coder())).eval().requires_grad_(False), small.FAMILY, rank=8)
     for name, value in dict(FAMILY=FAMILIES["qwen3_5"], PIXELS=32 * 32, shape=lambda: shape, model=model).items(): monkeypatch.setattr(small, name, value)
     monkeypatch.setattr(small.coder, "family", small.FAMILY)
     return small
@@ -115,7 +115,7 @@ def test_gated_delta_nets_are_counted_as_the_allocator_counts_them(newer, comput
 @pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("gb")])
 def test_every_preset_fits_its_card(name, model):
     "By the plan, with 8% of the card left."
-    told = plan_of(model, PRESETS[name], gpu_of(name))
+    told = PRESETS[name].planned(model, gpu_of(name))
     assert told.fits, told.peaks
 
 def test_prompts_sampled_together_take_memory_and_save_time():

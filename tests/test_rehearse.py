@@ -11,7 +11,7 @@ from videop2r.tools.cli import main
 from videop2r.tools.launch import PRESETS
 from videop2r.tools.plan import NF4, gpu_of
 from storm import storm
-from videop2r.tools.rehearse import PEER, REHEARSED, Rehearsal, Row, coder_of, config_of, eighth, filled, hollow, rehearse
+from videop2r.tools.rehearse import PEER, REHEARSED, Rehearsal, Row, filled, hollow, rehearse
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = str(ROOT / "data_samples/base")
@@ -53,14 +53,14 @@ def test_trl_s_gradient_is_ours(monkeypatch):
     "Of the same group, on the batch in which every row has its own prompt and clip; TRL knows no forbidden ids."
     pytest.importorskip("trl")
     monkeypatch.setattr(module.Coder, "forbidden", lambda self, n: [])
-    shape = replace(eighth(shape_of("4b")), layers=3, v_layers=5)
-    coder = coder_of(shape)
-    policy = Policy(add_lora(filled(hollow(config_of(shape, coder), dtype=torch.float32), "cpu"), coder.family, 2), coder)
+    shape = replace(shape_of("4b").eighth(), layers=3, v_layers=5)
+    coder = shape.coder()
+    policy = Policy(add_lora(filled(hollow(shape.config(coder), dtype=torch.float32), "cpu"), coder.family, 2), coder)
     for name, weight in policy.model.named_parameters():
         if "lora_B" in name: torch.nn.init.normal_(weight, std=.02)
-    told = module.plan_of(shape, PRESETS["12gb"], **{**module._LESS, "completion": 12, "frames": 2})
+    told = PRESETS["12gb"].planned(shape, **{**module._LESS, "completion": 12, "frames": 2})
     s = module.stand(policy, told.settings, PRESETS["12gb"].rl, PRESETS["12gb"].sft)
-    REHEARSED["a clip is seen"](s)
+    module._see(s)
     def gradient(): return torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None])
     rollout, prompt = module._rollout(s), module.collate(coder, s.prompts)
     with torch.no_grad(): near = module.group_logprobs(policy, prompt, s.words, rollout.mask, 8, s.features)
@@ -69,7 +69,7 @@ def test_trl_s_gradient_is_ours(monkeypatch):
     ours = gradient()
     policy.model.zero_grad()
     policy.train() # or TRL takes no share of the accumulated steps
-    module.peer_gradient(policy, prompt, s.words, rollout.mask, rollout.old, rollout.ref, torch.ones(len(s.words)), 2, s.rl.beta)()
+    module.Peer(policy, prompt, s.words.shape[1], s.rl.beta).gradient(s.words, rollout.mask, rollout.old, rollout.ref, torch.ones(len(s.words)), 2)()
     assert (gradient() - ours).norm() < 1e-4 * ours.norm()
 
 def test_a_difference_or_a_lack_of_memory_is_exit_code_2(monkeypatch, capsys):
@@ -77,7 +77,7 @@ def test_a_difference_or_a_lack_of_memory_is_exit_code_2(monkeypatch, capsys):
         m.setitem(shared.ATTEND, "cpu", lambda *inputs: shared.plain(*inputs) * 1.5)
         assert main(["rehearse", "--model", BASE, "--minutes", ".001"]) == 2 and "**no**" in capsys.readouterr().out
     def full(s): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
-    monkeypatch.setitem(REHEARSED, "the reference reads", full)
+    monkeypatch.setitem(REHEARSED, "the reference reads", (full, "reference"))
     assert main(["rehearse", "--model", BASE]) == 2
     assert "does not fit (CUDA out of memory" in (said := capsys.readouterr().out) and "| the update |" in said
 
@@ -97,8 +97,8 @@ def test_a_row_over_the_card_does_not_fit():
 @pytest.mark.parametrize("name", ["3b", "7b", "4b", "8b", "qwen3.5-4b"])
 def test_a_model_without_weights_has_the_true_shapes(name):
     shape = shape_of(name)
-    coder = coder_of(shape)
-    model = hollow(config_of(shape, coder), nf4=True)
+    coder = shape.coder()
+    model = hollow(shape.config(coder), nf4=True)
     four = [m for m in model.modules() if hasattr(getattr(m, "weight", None), "quant_state")]
     assert len(four) == 7 * shape.attending + 8 * shape.nets and sum(m.weight.numel() for m in four) * 2 == parameters(shape)["linears"]
     assert all(p.device.type == "meta" for p in model.parameters()) and model.lm_head.weight.shape == (shape.vocab, shape.hidden)
@@ -107,8 +107,8 @@ def test_a_model_without_weights_has_the_true_shapes(name):
     assert held / (2 * four[0].weight.numel()) == pytest.approx(NF4, rel=1e-3)
 
 def test_four_bits_on_this_machine_give_finite_answers():
-    shape = eighth(shape_of("4b"))
-    policy = Policy(filled(hollow(config_of(shape, coder_of(shape)), True, torch.float32), "cpu"), coder_of(shape))
+    shape = shape_of("4b").eighth()
+    policy = Policy(filled(hollow(shape.config(shape.coder()), True, torch.float32), "cpu"), shape.coder())
     ids = policy.sample([module.encode(policy.coder, "What moves?")], 2, 4, temperature=0).ids
     assert ids.shape[0] == 2 and torch.equal(ids[0], ids[1])
 

@@ -7,7 +7,7 @@ from invented import invented_run
 from videop2r.tools.page import Chart, file_uri, playing, smooth, table
 from videop2r.show import rollout_html
 from fastcore.xml import to_xml
-from videop2r.tools.report import SECTIONS, headline, load_report, render_report, surprise, write_report
+from videop2r.tools.report import Report, headline, write_report
 
 INDEX = Path(__file__).resolve().parents[1]/'nbs'/'4_evidence'/'demo'
 EVIL = '<script>alert(1)</script><img src=x onerror=alert(1)>"\'&'
@@ -65,7 +65,7 @@ def poisoned(x, value):
 
 
 def test_page_is_self_contained():
-    html = render_report(invented_run())
+    html = Report(invented_run()).html()
     page = parsed(html)
     assert all(l.startswith(('data:image/', 'data:video/', '#')) for l in page.loads)
     assert not {'script', 'link', 'iframe', 'object', 'embed', 'base'} & set(page.tags)
@@ -74,7 +74,7 @@ def test_page_is_self_contained():
 
 
 def test_every_text_is_escaped():
-    page = parsed(render_report(everywhere(small(), EVIL) | dict(title=EVIL)))
+    page = parsed(Report(everywhere(small(), EVIL) | dict(title=EVIL)).html())
     assert 'script' not in page.tags and not page.handlers and 'x' not in page.loads
 
 
@@ -83,7 +83,7 @@ def test_every_text_is_escaped():
 def test_clip_and_sheet_must_be_inline_images(name, sheet):
     report = small()
     report['example'] |= dict(clip=None, sheet=None) | {name: sheet}
-    html = render_report(report)
+    html = Report(report).html()
     assert 'No inline clip or contact sheet' in html and 'img' not in parsed(html).tags
 
 
@@ -91,24 +91,24 @@ def test_clip_and_sheet_must_be_inline_images(name, sheet):
 def test_any_section_may_be_missing(gone):
     report = small()
     for missing in (None, type(report[gone])()):
-        parsed(render_report(report | {gone: missing}))
+        parsed(Report(report | {gone: missing}).html())
     del report[gone]
-    parsed(render_report(report))
+    parsed(Report(report).html())
 
 
 def test_empty_report_has_a_page():
-    assert [make({}) for make in SECTIONS] == [None] * len(SECTIONS)
-    parsed(render_report({}))
+    assert '<section' not in (html := Report().html())
+    parsed(html)
 
 
 def test_without_grpo_the_headline_says_so():
     report = small()
     del report['rl']['grpo'], report['compare']
     report['table'] = [r for r in report['table'] if r['arm'] != 'grpo']
-    html = render_report(report)
+    html = Report(report).html()
     assert 'GRPO was not trained' in html and 'was above GRPO' not in html
     report['rl']['grpo'] = None
-    parsed(render_report(report))
+    parsed(Report(report).html())
 
 
 @pytest.mark.parametrize('lo,hi,word', [(.01, .2, 'above'), (-.2, -.01, 'below'), (-.1, .1, 'not shown'), (0., .1, 'not shown'),
@@ -121,7 +121,7 @@ def test_headline_follows_the_interval(lo, hi, word):
 
 @pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf, None])
 def test_values_may_be_missing_everywhere(value):
-    html = render_report(poisoned(invented_run(steps=5), value))
+    html = Report(poisoned(invented_run(steps=5), value)).html()
     text = re.sub(r'<style>.*?</style>|<[^>]*>', ' ', html, flags=re.S)
     assert not re.search(r'\b(nan|inf|None)\b', text)
     assert 'was above' not in html
@@ -138,13 +138,13 @@ def test_missing_verdict_is_grey_not_zero():
 def test_rollout_lists_must_agree():
     report = small()
     report['example']['rollouts'][0]['segments'].pop()
-    with pytest.raises(ValueError, match='one of each per token'): render_report(report)
+    with pytest.raises(ValueError, match='one of each per token'): Report(report).html()
 
 
 def test_render_changes_nothing():
     report = small()
     before = copy.deepcopy(report)
-    assert render_report(report) == render_report(report)
+    assert Report(report).html() == Report(report).html()
     assert repr(report) == repr(before)
 
 
@@ -153,8 +153,8 @@ def test_written_report_is_strict_json_and_reads_back(tmp_path):
     write_report(report, tmp_path/'new'/'run')
     strict = json.loads((tmp_path/'new'/'run'/'report.json').read_text(), parse_constant=lambda c: pytest.fail(c))
     assert strict['rl']['pagrpo']['rows'][1]['reward_perception'] is None and strict['loss'] is None
-    again = load_report(tmp_path/'new'/'run')
-    assert render_report(again) == (tmp_path/'new'/'run'/'report.html').read_text()
+    again = Report.load(tmp_path/'new'/'run')
+    assert Report(again).html() == (tmp_path/'new'/'run'/'report.html').read_text()
 
 
 def test_failed_write_keeps_the_old_report(tmp_path, monkeypatch):
@@ -172,9 +172,9 @@ def test_unwritable_folder_is_an_os_error(tmp_path):
 
 
 def test_unreadable_report_names_the_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match='--out'): load_report(tmp_path)
+    with pytest.raises(FileNotFoundError, match='--out'): Report.load(tmp_path)
     (tmp_path/'report.json').write_text('{"title": ')
-    with pytest.raises(ValueError, match='report.json'): load_report(tmp_path)
+    with pytest.raises(ValueError, match='report.json'): Report.load(tmp_path)
 
 
 def test_labels_of_a_picture_keep_their_figures():
@@ -199,7 +199,7 @@ def several():
 
 
 @pytest.fixture(scope='module')
-def page_of_several(): return render_report(several())
+def page_of_several(): return Report(several()).html()
 
 
 def test_reader_chooses_arm_step_and_group(page_of_several):
@@ -228,7 +228,7 @@ def test_dark_and_narrow(page_of_several):
 
 
 def test_what_a_person_wrote_keeps_its_colours():
-    html = render_report(dict(notes=['the colour #111827']))
+    html = Report(dict(notes=['the colour #111827'])).html()
     assert 'the colour #111827' in html
 
 
@@ -236,14 +236,14 @@ def test_series_that_never_move_are_one_line():
     report = small()
     for arm in report['rl'].values():
         for row in arm['rows']: row |= dict(truncated=0., missing_verdicts=0.)
-    html = render_report(report)
+    html = Report(report).html()
     assert 'The same at every step: truncated responses 0.00, missing verdicts 0.00.' in html and 'Truncated responses of' not in html
 
 
 def test_surprise_is_the_largest_step_back():
     rows = lambda *means: [dict(arm=arm, exact=dict(mean=m, lo=m - .01, hi=m + .01)) for arm, m in zip(('base', 'sft', 'grpo', 'pagrpo'), means)]
-    assert surprise(dict(table=rows(.1, .2, .3, .4))) == ''
-    found = surprise(dict(table=rows(.1, .5, .4, .6), control=rows(.9, .3, .5, .5)))
+    assert Report(table=rows(.1, .2, .3, .4)).surprise() == ''
+    found = Report(table=rows(.1, .5, .4, .6), control=rows(.9, .3, .5, .5)).surprise()
     assert found == 'Most surprising on the control group: exactly right, Base 90.0% and after it SFT 30.0%; their intervals do not overlap.'
 
 
@@ -255,8 +255,8 @@ def test_a_clip_plays(tmp_path):
     (tmp_path/'a.mp4').write_bytes(b'0'*30)
     report = small()
     report['example']['clip'] = file_uri(tmp_path/'a.mp4')
-    assert 'video' in parsed(render_report(report)).tags and file_uri(tmp_path/'a.mp4', most=10) is None
+    assert 'video' in parsed(Report(report).html()).tags and file_uri(tmp_path/'a.mp4', most=10) is None
 
 
 def test_stored_reports_still_have_a_page():
-    for path in sorted(INDEX.glob('seed*')): assert 'What PA-GRPO changed' in render_report(load_report(path))
+    for path in sorted(INDEX.glob('seed*')): assert 'What PA-GRPO changed' in Report(Report.load(path)).html()

@@ -9,7 +9,7 @@ from videop2r.cot import parse
 from videop2r.data import read_records
 from videop2r.judge import ORACLE
 from videop2r.scoring import score_record
-from videop2r.tools.report import compare, cost_of, load_report
+from videop2r.tools.report import Report, compare
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = sorted((ROOT/"nbs"/"4_evidence"/"demo").glob("seed*"))
@@ -23,14 +23,14 @@ def lesson():
 def test_front_page_and_lesson_hold_what_the_reports_say():
     readme, results = (ROOT/"README.md").read_text(encoding="utf-8"), lesson()
     several = compare(RUNS)._repr_markdown_()
-    assert several in readme and several in results and load_report(RUNS[0])._repr_markdown_() in results
+    assert several in readme and several in results and Report.load(RUNS[0])._repr_markdown_() in results
 
 def test_front_page_tells_what_the_demo_took():
-    paid = [cost_of(load_report(run)) for run in RUNS]
+    paid = [Report.load(run).cost() for run in RUNS]
     ends = [f"{min(one[key] for one in paid):.0f} to {max(one[key] for one in paid):.0f}" for key in ("minutes", "gb")]
     row = next(line for line in (ROOT/"README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `make demo` |"))
     assert [cell.strip() for cell in row.split("|")[3:5]] == ends
-    with pytest.raises(ValueError, match="no stages"): cost_of({})
+    with pytest.raises(ValueError, match="no stages"): Report().cost()
 
 def test_front_picture_shows_what_its_words_say():
     "Its responses are kept in the file: scored again, they bear the drawn advantages."
@@ -56,7 +56,7 @@ def test_front_picture_shows_what_its_words_say():
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 def test_a_stored_report_agrees_with_itself(run):
-    report = load_report(run)
+    report = Report.load(run)
     assert run.name == f"seed{report['seed']}" and report["preset"] == "default"
     means = {row["arm"]: row for row in report["table"]}
     for name, found in report["compare"].items():
@@ -78,7 +78,7 @@ def test_all_seeds_had_the_demo_s_own_setting():
     from dataclasses import asdict
     from videop2r.tools.demo import SIZES
     now = json.loads(json.dumps(asdict(SIZES["default"])))
-    for run in RUNS: assert settled(now, load_report(run)["settings"]) == load_report(run)["settings"], run.name
+    for run in RUNS: assert settled(now, Report.load(run)["settings"]) == Report.load(run)["settings"], run.name
 
 def script(*args):
     return subprocess.run([sys.executable, ROOT/"scripts"/"results.py", *map(str, args)], capture_output=True, text=True)

@@ -21,7 +21,7 @@ from videop2r import sft
 from videop2r.engine import shared
 from videop2r.sft import SFT
 from videop2r.tokens import Batch
-from videop2r.tools.keyframes import ByQuestion, relevance
+from videop2r.tools.keyframes import ByQuestion
 from videop2r.tools.pipeline import LocalTeacher
 from storm import some
 
@@ -100,10 +100,10 @@ def test_a_base_judge_gives_its_verdict(how):
 def test_keyframes_by_the_question():
     policy = Policy.load(SAMPLES / "base")
     clip = read_clip(SAMPLES / RECORDS[0].path, 8)
-    want = relevance(policy, clip, "What moves?", window=2)
+    want = ByQuestion(policy, window=2).relevance(clip, "What moves?")
     with card():
         moved(policy.model)
-        assert torch.allclose(relevance(policy, clip, "What moves?", window=2).cpu(), want, atol=1e-5)
+        assert torch.allclose(ByQuestion(policy, window=2).relevance(clip, "What moves?").cpu(), want, atol=1e-5)
         chosen = read_clip(SAMPLES / RECORDS[0].path, 4, ByQuestion(policy, SHORT, 2), record=RECORDS[0])
     assert chosen.frames.shape[0] == 4
 
@@ -197,4 +197,4 @@ def test_without_its_mend_a_batch_on_the_host_is_found(monkeypatch):
         monkeypatch.setattr(Batch, "to", lambda self, device: self)
         verdict = base_judge(policy)(RECORDS[0], "The red square moves left.")
         assert verdict.yes is None and "at least two devices" in verdict.reason
-        with pytest.raises(RuntimeError, match="at least two devices"): relevance(policy, clip, "What moves?", window=2)
+        with pytest.raises(RuntimeError, match="at least two devices"): ByQuestion(policy, window=2).relevance(clip, "What moves?")

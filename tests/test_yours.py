@@ -2,7 +2,7 @@
 import json, re, shlex
 from pathlib import Path
 import pytest
-from videop2r.tools.cli import read_command
+from videop2r.tools.cli import Command
 
 BOOKS = sorted(Path(__file__).resolve().parent.parent.glob("nbs/5_yours/*.ipynb"))
 
@@ -15,7 +15,7 @@ def commands(book):
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda p: p.stem)
 def test_commands_are_known(book):
-    for args in commands(book): assert read_command(args)[1]
+    for args in commands(book): assert Command.read(args)[1]
 
 def test_a_page_of_one_gpu_has_every_stage():
     book = next(b for b in BOOKS if b.stem == "2_one_gpu")
