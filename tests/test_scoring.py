@@ -11,7 +11,7 @@ from videop2r.engine.notation import lettered, mentioned, shown
 from videop2r.engine.numerals import numerals
 from videop2r.evaluate import conclusion, evaluate, mismatch
 from videop2r.judge import Judge, Verdict
-from videop2r.scoring import FILTERS, MRA, READ, RULES, check_truth, choice, first_answer, mra, number, passes, score, score_record, score_response
+from videop2r.scoring import MRA, RULES, check_truth, choice, first_answer, mra, number, passes, score, score_record
 
 settings.register_profile("steady", deadline=None, database=None, derandomize=True)  # a busy machine is no failure
 settings.load_profile("steady")
@@ -94,10 +94,9 @@ def test_first_answer_is_the_first_match_of_the_expression(text):
 def test_where_the_answer_is_read():
     record = example_record()
     inside = "<observation>o</observation><think>not <answer>A</answer></think><answer>B</answer>"
-    assert [score_response(record, inside, read=read) for read in READ] == [1, 0]
-    assert [score_response(record, inside.replace("A", "B"), read=read) for read in READ] == [1, 1]
-    assert [score_response(record, t) for t in four_rollouts()] == [1, 0, 1, 1]
-    with pytest.raises(ValueError, match="unknown place of the answer 'last'"): score_response(record, inside, read="last")
+    for text, scores in (inside, [1, 0]), (inside.replace("A", "B"), [1, 1]):
+        assert [score_record(record, answer) for answer in (parse(text).answer, first_answer(text))] == scores
+    assert [score_record(record, parse(text).answer) for text in four_rollouts()] == [1, 0, 1, 1]
 
 
 # Mean relative accuracy, against the two published computations written out with their own libraries
@@ -139,7 +138,7 @@ def test_rouge_against_the_library_as_it_comes(prediction, truth):
 
 
 def test_filters_differ_at_the_threshold_only():
-    assert [[passes(s, rule=rule) for rule in FILTERS] for s in (.59, .6, .61)] == [[False, False], [True, False], [True, True]]
+    assert [[passes(s, rule=rule) for rule in ("paper", "video-r1")] for s in (.59, .6, .61)] == [[False, False], [True, False], [True, True]]
     with pytest.raises(ValueError, match="unknown filter 'ours'"): passes(.6, rule="ours")
 
 

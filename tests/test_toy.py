@@ -2,7 +2,7 @@
 import math
 from itertools import product
 import pytest, torch
-from videop2r.toy import answered, at_steps, exact_update, expected, group_advantages, learn, perfect, tables
+from videop2r.toy import answered, exact_update, expected, group_advantages, learn, perfect, tables
 
 PA, GRPO, BOTH = [[1, 0], [0, 1]], [[0, 1], [0, 1]], [[1, 1], [1, 1]]
 
@@ -70,4 +70,3 @@ def test_learning_is_seeded_and_a_given_clue_is_never_seen_by_grpo():
     how = dict(steps=40, clues=2, given=0, prompts=16, runs=2)
     gained = [(curve[-1] - curve[0])[:, 0].max().item() for curve in (learn(GRPO, **how), learn(PA, **how))]
     assert gained[0] <= .65 / 2 < .5 < gained[1] # of two clues GRPO is taught one
-    assert len(at_steps(dict(pagrpo=one), (0, 3))[0]) == 5

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BENCHMARKS', 'MAIN', 'Predictions', 'read_predictions', 'Marks', 'mark_all', 'numbers_of', 'Scores', 'score_all',
-           'unscored', 'Differences', 'differences', 'trait_of', 'Partings', 'partings', 'half_width']
+           'unscored', 'Differences', 'differences', 'Partings', 'partings', 'half_width']
 
 # %% ../nbs/4_evidence/5_benchmarks.ipynb #049b980f
 import re, warnings
@@ -373,11 +373,6 @@ _TRAITS = ( # name, whether a row and its answer's text have it
 # %% ../nbs/4_evidence/5_benchmarks.ipynb #d2696dde
 def _bare(text): return re.fullmatch(r"\s*[-+]?\d+(?:\.\d+)?\s*", text)
 
-def trait_of(row: dict) -> str:
-    "What most likely makes rules part over a reply."
-    text = content_of(row["response"] or "")
-    return next((name for name, has in _TRAITS if has(row, text)), "other words")
-
 # %% ../nbs/4_evidence/5_benchmarks.ipynb #431dcb3e
 class Partings(list):
     "A row (dict) for each benchmark and trait: how many replies, each rule's mean, examples."
@@ -394,7 +389,10 @@ def partings(
     "Where the rules part on a file, the most frequent trait first."
     found = {}
     for i, row in enumerate(marks.rows):
-        if _parted(marks, i): found.setdefault((row["benchmark"], trait_of(row)), []).append(i)
+        if not _parted(marks, i): continue
+        text = content_of(row["response"] or "")
+        trait = next((name for name, has in _TRAITS if has(row, text)), "other words")
+        found.setdefault((row["benchmark"], trait), []).append(i)
     rows = [_told(marks, *key, at, examples) for key, at in found.items()]
     return Partings(sorted(rows, key=lambda row: -row["n"]))
 

@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['check_numbers', 'SFT', 'schedule', 'batches', 'padding', 'batch_order', 'response_logprobs', 'loss_sums',
-           'loss_means', 'sft_loss', 'fine_tune', 'plot_losses']
+           'loss_means', 'fine_tune']
 
 # %% ../nbs/3_training/3_sft.ipynb #2aea0494
 import math, random
 from dataclasses import dataclass
 import torch
-from .engine.paint import INK, step_axis
 from .model import Policy
 from .tokens import Coder, collate
 
@@ -136,12 +135,6 @@ def loss_means(sums) -> dict: # {"loss", "loss_perception", "loss_reasoning"}
     means = sums[:3] / sums[3:6].clamp(min=1)
     return dict(zip(("loss", "loss_perception", "loss_reasoning"), means.tolist()))
 
-# %% ../nbs/3_training/3_sft.ipynb #774fc1bb
-def sft_loss(model, coder: Coder, batch, features):  # scalar, and its parts as in `loss_means`
-    "Mean negative log-likelihood of response tokens."
-    logprobs = response_logprobs(model, coder, batch, features)
-    return -logprobs.sum() / batch.response_mask.sum(), loss_means(loss_sums(logprobs, batch))
-
 # %% ../nbs/3_training/3_sft.ipynb #1c95f624
 def fine_tune(
     model,          # with a trainable adapter, which is active
@@ -158,30 +151,15 @@ def fine_tune(
     for step, indices in enumerate(order):
         batch = collate(coder, [examples[i] for i in indices])
         with torch.no_grad(): features = [policy.see([visual])[0] for visual in batch.visuals]
-        loss, parts = sft_loss(model, coder, batch, features)
+        logprobs = response_logprobs(model, coder, batch, features)
+        loss = -logprobs.sum() / batch.response_mask.sum()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(params, settings.clip).item()
         rate = settings.lr * schedule(step, len(order), settings.warmup)
         for group in optimizer.param_groups: group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
+        parts = loss_means(loss_sums(logprobs, batch))
         rows.append(dict(step=step, **parts, lr=rate, grad_norm=norm))
     model.eval()
     return rows
-
-# %% ../nbs/3_training/3_sft.ipynb #82dbbbe0
-def plot_losses(rows, ax=None): # the axes
-    "The loss of each process by step, on training batches and on the validation set."
-    import matplotlib.pyplot as plt
-    ax = ax or plt.subplots(figsize=(5.5, 2.6), facecolor="white")[1]
-    seen = [row for row in rows if "val_loss" in row]
-    for name in ("perception", "reasoning"):
-        steps, losses = [row["step"] + 1 for row in rows], [row[f"loss_{name}"] for row in rows]
-        ax.plot(steps, losses, color=INK[name], lw=1, label=name)
-        if not seen: continue
-        steps, losses = [row["step"] + 1 for row in seen], [row[f"val_loss_{name}"] for row in seen]
-        ax.plot(steps, losses, "o--", color=INK[name], alpha=.6, label=f"{name}, validation")
-    ax.set(ylabel="negative log-likelihood", ylim=(0, None))
-    step_axis(ax)
-    ax.legend(fontsize=8, frameon=False)
-    return ax
