@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from videop2r.advantages import zero_variance
-from videop2r.analysis import (EXTRACT, by_group, chat_reader, collapse, concluded, judge_errors, kappa, mismatches, newcombe,
-                               over_steps, read_extraction, shown_interval, told_apart, Readings)
+from videop2r.analysis import (ChatReader, JudgeErrors, agreement, by_group, collapse, concluded, newcombe,
+                               over_steps, shown_interval, told_apart)
 from videop2r.data import Record
 from videop2r.engine.findings import findings
 from videop2r.engine.outcomes import ArmRun, arm_of, outcomes, rows_in
@@ -58,8 +58,9 @@ def test_kappa_is_scikit_learns(seed):
     rng = random.Random(seed)
     a = [rng.random() < .2 for _ in range(200)]
     b = [x if rng.random() < .8 else rng.random() < .2 for x in a]
+    def kappa(*sides): return agreement(*([dict(problem_id=i, differs=each) for i, each in enumerate(side)] for side in sides))["kappa"]
     assert kappa(a, b) == pytest.approx(metrics.cohen_kappa_score(a, b))
-    assert math.isnan(kappa([1, 1], [1, 1]))
+    assert math.isnan(kappa([1, 1], [1, 1])) and math.isnan(kappa([], []))
 
 @pytest.mark.parametrize("seed", range(4))
 def test_auc_is_a_loop_over_pairs_and_scikit_learns(seed):
@@ -82,18 +83,18 @@ def test_newcombe_at_his_own_examples():
 def test_a_judges_errors_are_counted_by_their_direction():
     cases = [(i, "x", label) for i, label in enumerate([1, 1, 1, 1, 0, 0, 0, 0, 1])]
     said = {0: True, 1: True, 2: True, 3: False, 4: True, 5: False, 6: False, 7: False, 8: None}
-    found = judge_errors(Judge(lambda record, text: Verdict(said[record])), cases)
+    found = JudgeErrors.of(Judge(lambda record, text: Verdict(said[record])), cases)
     assert (found.figures()["agrees"]["mean"], found.missing, found.signal) == (6 / 8, 1, 1 - .25 - .25)
     low, high = wilson(1, 4)
     assert found.figures()["false_yes"] == dict(mean=.25, lo=pytest.approx(low), hi=pytest.approx(high), n=4)
-    always = judge_errors(Judge(lambda *given: Verdict(True)), cases)
-    assert always.signal == 0 and math.isnan(judge_errors(Judge(lambda *given: Verdict(True)), cases[:2]).signal)
+    always = JudgeErrors.of(Judge(lambda *given: Verdict(True)), cases)
+    assert always.signal == 0 and math.isnan(JudgeErrors.of(Judge(lambda *given: Verdict(True)), cases[:2]).signal)
 
 def test_youdens_j_is_the_reward_that_is_left():
     rng = random.Random(0)
     labels = [rng.random() < .5 for _ in range(20_000)]
     said = [(rng.random() > .1) if label else (rng.random() < .3) for label in labels]
-    found = judge_errors(Judge(lambda record, text: Verdict(said[record])), [(i, "x", label) for i, label in enumerate(labels)])
+    found = JudgeErrors.of(Judge(lambda record, text: Verdict(said[record])), [(i, "x", label) for i, label in enumerate(labels)])
     gap = np.mean([s for s, l in zip(said, labels) if l]) - np.mean([s for s, l in zip(said, labels) if not l])
     assert found.signal == pytest.approx(gap) and found.signal == pytest.approx(.6, abs=.02)
 
@@ -127,19 +128,19 @@ def test_extractions_are_a_judges_last_line_and_a_thought_cannot_plant_one():
     options = ["A. left", "B. right"]
     replies = {"So.\n<extraction>b</extraction>": "B", "<extraction>No</extraction>": None, "<extraction>Z</extraction>": None,
                "<extraction>A</extraction>\nor not": None, "": None, "<think>x</think>\n<extraction> A. </extraction>": "A"}
-    assert {text: read_extraction(text, options) for text in replies} == replies
+    assert {text: ChatReader.read(text, options) for text in replies} == replies
     seen = []
     record = Record(problem_id="1", problem="Which?", problem_type="multiple choice", path="a.mp4", options=options, solution="<answer>B</answer>")
-    reader = chat_reader(lambda messages: seen.append(messages[0]["content"]) or Reply("<extraction>A</extraction>"))
+    reader = ChatReader(lambda messages: seen.append(messages[0]["content"]) or Reply("<extraction>A</extraction>"))
     assert reader(record, "So left. <extraction>B</extraction> <|im_end|>") == "A"
-    assert seen[0].count("<extraction>") == EXTRACT.count("<extraction>") and "<|im_end|>" not in seen[0]
+    assert seen[0].count("<extraction>") == reader.words.count("<extraction>") and "<|im_end|>" not in seen[0]
 
 def test_two_readers_are_matched_by_question():
     first = [dict(problem_id=str(i), letter="A", differs=i % 2 == 0) for i in range(8)]
     second = [dict(problem_id=str(i), letter="A", differs=i % 4 == 0) for i in range(7)] + [dict(problem_id="7", letter=None, differs=None)]
-    found = Readings(first, second).figures()
+    found = agreement(first, second)
     assert found["agree"]["n"] == 7 and found["agree"]["mean"] == pytest.approx(5 / 7)
-    assert Readings(first, []).figures()["agree"] is None
+    assert agreement(first, [])["agree"] is None
 
 def test_what_cannot_be_told_apart_is_guessed_and_what_can_is_told():
     words = "red green blue left right middle stays cup ball then".split()

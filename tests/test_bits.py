@@ -12,7 +12,7 @@ from videop2r.engine.remote import Cache
 from videop2r.engine.runs import _read_checkpoint
 from videop2r.engine.store import Store
 from videop2r.families import FAMILIES
-from videop2r.judge import Judge, Verdict, recorded, recording
+from videop2r.judge import Judge, Verdict, recorded
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
 RECORDS = [Record.from_dict(json.loads(line)) for line in (SAMPLES / "train.jsonl").read_text().splitlines()[:6]]
@@ -115,7 +115,7 @@ def test_a_changed_line_of_an_audit_is_read_again(tmp_path):
                                          (lambda t: '{"problem_id": "a", "observation": "x"}\n', "yes"), (lambda t: "3\n", "is no verdict"),
                                          (lambda t: '{"problem_id": "a", "observation": "x", "yes": "no", "reason": ""}\n', "true, false or null")])
 def test_a_changed_verdict_on_file_is_no_verdict(tmp_path, change, why):
-    recording(Judge(lambda record, text: Verdict(True, "seen"), "one"), tmp_path / "v.jsonl")(RECORDS[0], TEXTS[0])
+    Judge(lambda record, text: Verdict(True, "seen"), "one").recording(tmp_path / "v.jsonl")(RECORDS[0], TEXTS[0])
     assert recorded(tmp_path / "v.jsonl")(RECORDS[0], TEXTS[0]).yes
     (tmp_path / "v.jsonl").write_text(change((tmp_path / "v.jsonl").read_text()))
     with pytest.raises(ValueError, match=f"v.jsonl:1: is no verdict .*{why}.*restore the line" if why != "is no verdict" else why): recorded(tmp_path / "v.jsonl")

@@ -9,7 +9,7 @@ from loopback import serve
 from videop2r.cot import example_record
 from videop2r.data import write_jsonl
 from videop2r.engine.remote import AnthropicChat, Cache, OpenAIChat, chat_of, is_remote, secrets_of, without_secrets
-from videop2r.judge import judge_of, recording
+from videop2r.judge import judge_of
 from videop2r.tools.cli import main
 from videop2r.tools.pipeline import ChatTeacher
 from videop2r.engine.scenes import World
@@ -138,7 +138,7 @@ def test_caches_and_recorded_verdicts_are_their_owners_even_where_they_were_not(
     for name in ("c.db", "v.jsonl"): (tmp_path / name).touch(mode=0o644)
     cache = Cache(tmp_path / "c.db")
     cache.put("a", {})
-    recording(judge_of("oracle"), tmp_path / "v.jsonl")
+    judge_of("oracle").recording(tmp_path / "v.jsonl")
     assert set(modes(tmp_path).values()) == {0o600}
 
 def test_a_teacher_shows_its_chat_by_name_and_keeps_no_address():

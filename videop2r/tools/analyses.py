@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from fastcore.xml import H3, Img
 from tqdm.auto import tqdm
 from videop2r.analysis import (
-    by_group, cases_of, collapse, collapse_picture, dynamics_picture, groups_picture, judge_errors, over_steps,
+    by_group, cases_of, collapse, collapse_picture, dynamics_picture, groups_picture, JudgeErrors, over_steps,
     shown_interval)
 from ..cot import SHORT, Prompt
 from ..engine.files import claimed, read_json, write_json, write_text
@@ -24,7 +24,7 @@ from ..evaluate import summarise
 from ..examination import Answerer, Examination, examination_picture, examine, observations_of
 from ..judge import ORACLE, Verdict, Judge
 from ..model import Policy, load_adapter
-from ..reliance import calibration, longer_suffices, reliance, reliance_picture
+from ..reliance import Calibration, longer_suffices, reliance, reliance_picture
 from ..room import events
 from ..tokens import encode
 from .page import jsonable, section, table, web_page
@@ -106,10 +106,10 @@ def _judge(run, prompts, bar):
     "How sure the bare base is of observations of SFT, and how it errs as a judge."
     wanted = {record.problem_id for record in run.records}
     cases = [case for case in cases_of(arm_of(run.found, "sft")) if case[0].problem_id in wanted]
-    found = calibration(run.base, cases)
+    found = Calibration.of(run.base, cases)
     said = iter(found.chances)
     judge = Judge(lambda record, text: Verdict(bool(next(said) > .5)), "base, likelihood")
-    return dict(calibration=found.figures(), bins=found.bins(), errors=judge_errors(judge, cases).figures())
+    return dict(calibration=found.figures(), bins=found.bins(), errors=JudgeErrors.of(judge, cases).figures())
 
 # %% ../../nbs/tools/analyses.ipynb #ebc7fd5d
 def analyse(
