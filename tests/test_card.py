@@ -57,7 +57,7 @@ def test_a_precision_that_a_launcher_or_a_caller_chose_stops_nothing():
 # ---- memory that runs out
 
 @pytest.mark.parametrize("command, where, knob", [
-    ("rl", "videop2r.rollout.sample_slice", "in sampling: lower slices, g, limit"), ("rl", "videop2r.rollout.read_reference", "in reference: lower micro or rows"),
+    ("rl", "videop2r.rollout.Rollout.sampled", "in sampling: lower slices, g, limit"), ("rl", "videop2r.rollout.read_reference", "in reference: lower micro or rows"),
     ("rl", "videop2r.engine.learner.backward", "in update: lower micro or rows, or set recompute"), ("sft", "videop2r.engine.tuner.response_logprobs", "lower micro, frames or pixels, or set checkpointing")])
 def test_memory_that_runs_out_names_the_knob(tmp_path, monkeypatch, capsys, command, where, knob):
     def full(*args, **kw): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
