@@ -11,13 +11,13 @@ from videop2r.scoring import score
 from videop2r.tokens import encode
 from videop2r.video import Clip, prepare, uniform
 from videop2r.engine.scenes import World, draw_frames
-from videop2r.world import make_question, samples, to_record
+from videop2r.world import Question, samples, to_record
 
 BRIEF = Prompt("Answer briefly.", {})
 
 def ordinary(seed, frames=96):
     "A clip of the world in slow motion, without flashes; no event is shorter than the gap of even sampling."
-    q = make_question(random.Random(seed), World(brief=0., still=0., distractors=2), ("direction", "mover", "order", "shape", "count", "movers", "distance"))
+    q = Question.draw(random.Random(seed), World(brief=0., still=0., distractors=2), ("direction", "mover", "order", "shape", "count", "movers", "distance"))
     a = draw_frames(q.scene)
     return Clip(a.repeat(frames // len(a), 0), 8., path=f"ordinary{seed}.mp4"), to_record(q, f"ordinary{seed}", "x.mp4"), set()
 

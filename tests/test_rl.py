@@ -7,7 +7,7 @@ import pytest, torch
 from loopback import serve
 from rl_child import SAMPLES, RECIPE, both, fresh, prepared, run, settings, weights_of
 from videop2r.engine.findings import findings
-from videop2r.health import health
+from videop2r.health import Health
 from videop2r.judge import ORACLE, Judge, Verdict, chat_judge
 from videop2r.cot import SHORT
 from videop2r.data import read_jsonl
@@ -293,7 +293,7 @@ def test_all_rewards_equal(given, model):
     same = replace(RECIPE, accuracy=0., format=0., length=0.)
     r = rollout(given, model, recipe=same)
     assert r.flat.all() and (r.advantages == 0).all() and {f.kind for f in findings(r.credited, r.masks, 4)} >= {"flat"}
-    assert [f.kind for f in health([dict(describe(r), step=0)])][0] == "all rewards equal"
+    assert [f.kind for f in Health([dict(describe(r), step=0)]).findings][0] == "all rewards equal"
     before = weights_of(model.model)
     with pytest.raises(RuntimeError, match="not applied: no group has a signal"): train(given, model, recipe=same, refill=1, steps=5)
     assert untouched(model, before)
@@ -307,14 +307,14 @@ def test_a_completion_of_no_tokens(given, model):
     metrics = backward(model, given[2][:3], given[3][:3], gone, settings())
     assert gone.weights[0].sum() == 0 and all(torch.isfinite(torch.tensor(v)) for v in metrics.values())
     row = dict(describe(gone), step=0, **metrics)
-    assert row["empty"] == 1 and "empty responses" in {f.kind for f in health([row])}
+    assert row["empty"] == 1 and "empty responses" in {f.kind for f in Health([row]).findings}
 
 def test_a_reward_that_falls_and_flat_groups_at_the_end_are_found_in_a_run_of_four_steps():
     seen = [(1.97, .5), (1.82, .5), (1.6, .75), (1.38, 1.)]
     rows = [dict(step=i, reward_perception=x, zero_variance_perception=flat, reward_reasoning=1.5, zero_variance_reasoning=.2) for i, (x, flat) in enumerate(seen)]
-    found = {f.kind: f.what for f in health(rows)}
+    found = {f.kind: f.what for f in Health(rows).findings}
     assert found.keys() == {"reward falls", "all rewards equal"} and "fell from 1.97 to 1.38" in found["reward falls"] and "last step" in found["all rewards equal"]
-    assert health([dict(r, reward_perception=1.9 + .05 * (i % 2), zero_variance_perception=.3) for i, r in enumerate(rows * 10)]) == []
+    assert Health([dict(r, reward_perception=1.9 + .05 * (i % 2), zero_variance_perception=.3) for i, r in enumerate(rows * 10)]).findings == []
 
 def test_any_matrix_makes_a_recipe():
     half, again = (Recipe(credit=m, bounds="dynamic") for m in ([[1, .5], [0, 1]], ((1., .5), (0., 1.))))
@@ -326,7 +326,7 @@ def test_no_observation_in_any_rollout(given, model):
     "Both processes own every token; said by findings, metrics and panel."
     r = rollout(given, model, limit=6)
     assert (r.masks[:, 0] == r.masks[:, 1]).all() and describe(r)["two_spans"] == 0. and all(v is None for v in r.verdicts)
-    assert {f.kind for f in findings(r.credited, r.masks, 4)} >= {"no observation"} and "no observation" in {f.kind for f in health([dict(describe(r), step=0)])}
+    assert {f.kind for f in findings(r.credited, r.masks, 4)} >= {"no observation"} and "no observation" in {f.kind for f in Health([dict(describe(r), step=0)]).findings}
 
 def silent(record, observation): raise TimeoutError("no answer in 30 s")
 
@@ -334,7 +334,7 @@ def test_a_judge_that_never_answers(given, model, tmp_path):
     rows = []
     with pytest.raises(RuntimeError, match="steps 0 to 2: the judge gave no verdict.*no answer in 30 s"):
         train(given, model, tmp_path, Judge(silent), hook=lambda step, row, r: rows.append((row, r)), steps=9)
-    assert len(rows) == 3 and "judge is silent" in {f.kind for f in health([row for row, _ in rows])} and (tmp_path / "checkpoint.pt").exists()
+    assert len(rows) == 3 and "judge is silent" in {f.kind for f in Health([row for row, _ in rows]).findings} and (tmp_path / "checkpoint.pt").exists()
     for _, r in rows:
         asked = torch.tensor([v is not None for v in r.verdicts])
         assert (r.weights[asked][(r.masks[:, 0] & ~r.masks[:, 1])[asked]] == 0).all()
@@ -352,7 +352,7 @@ def test_nan_in_a_log_probability(given, model, monkeypatch):
     rows = []
     with pytest.raises(RuntimeError, match="not applied: log-probabilities of a response to record .* not finite"):
         train(given, model, hook=lambda step, row, r: rows.append(row), steps=9)
-    assert untouched(model, before) and len(rows) == 3 and all("skipped" in r for r in rows) and "steps not applied" in {f.kind for f in health(rows)}
+    assert untouched(model, before) and len(rows) == 3 and all("skipped" in r for r in rows) and "steps not applied" in {f.kind for f in Health(rows).findings}
 
 def test_a_reference_that_is_not_finite_is_named_too(given, model):
     r = rollout(given, model)

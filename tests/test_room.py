@@ -5,7 +5,7 @@ import pytest
 from videop2r.cot import SHORT, parse, render
 from videop2r.engine.scenes import World
 from videop2r.engine.swaps import Game
-from videop2r.room import continued, elsewhere, events, faithfulness, room, rooms
+from videop2r.room import continued, elsewhere, events, faithfulness, Room, Rooms
 from videop2r.tokens import Example
 from videop2r.world import COMPOSED, CONTROL, KINDS, Claims, answer_text, gold_observation, question_of, solve, to_record
 
@@ -16,7 +16,7 @@ def records_of(questions): return [to_record(q, str(i), "none.mp4") for i, q in 
 def test_shares_are_those_of_a_loop(seed):
     rng = random.Random(seed)
     rows = [dict(sufficient=rng.random() < .6, answer=rng.choice((1., .5, 0.))) for _ in range(200)]
-    found, seen = room(rows), [row for row in rows if row["sufficient"]]
+    found, seen = Room.of(rows), [row for row in rows if row["sufficient"]]
     unseen = [row for row in rows if not row["sufficient"]]
     share = lambda some: sum(row["answer"] == 1 for row in some) / len(some)
     assert found.p1 == pytest.approx(share(seen)) and found.p0 == pytest.approx(share(unseen))
@@ -27,13 +27,13 @@ def test_shares_are_those_of_a_loop(seed):
 
 def test_rows_without_a_verdict_and_constant_ones():
     rows = [dict(sufficient=None, answer=1.), dict(sufficient=True, answer=None), dict(sufficient=True, answer=1.)]
-    found = room(rows)
+    found = Room.of(rows)
     assert (found.n, found.sufficient, found.p1, found.phi) == (1, 1., 1., 0.) and found.p0 != found.p0
 
 def test_groups_are_by_number_of_swaps_and_control():
     questions = asked(19, tuple(KINDS))
     rows = [dict(sufficient=True, answer=1.)] * len(questions)
-    found, records = rooms(records_of(questions), rows), records_of(questions)
+    found, records = Rooms.of(records_of(questions), rows), records_of(questions)
     assert found["control"].n == len(CONTROL) and found["composed"].n == len(COMPOSED)
     assert sum(found[name].n for name in found if "swap" in name) == len(COMPOSED)
     assert {events(record) for record in records} <= {None, 1, 2, 3}
@@ -41,7 +41,7 @@ def test_groups_are_by_number_of_swaps_and_control():
 def test_a_game_without_a_swap_is_composed_and_has_no_other_answer():
     questions = [question_of("still", i, World(swaps=(0, 0)), COMPOSED) for i in range(len(COMPOSED))]
     records = records_of(questions)
-    found = rooms(records, [dict(sufficient=True, answer=1.)] * len(records))
+    found = Rooms.of(records, [dict(sufficient=True, answer=1.)] * len(records))
     assert set(found) == {"0 swaps", "composed"} and {events(record) for record in records} == {0}
     assert elsewhere(questions[0], random.Random(0)) is None
     assert faithfulness(Speaker([]), records, [Example([]) for _ in records])["follows"] is None

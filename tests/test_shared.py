@@ -18,9 +18,9 @@ from videop2r.engine.decoding import decode
 from videop2r.sampling import draw_token, sample_plainly
 from videop2r.tokens import Coder, collate, encode, train_tokenizer
 from videop2r.video import Visual
-from videop2r.world import gold, make_question, wording
+from videop2r.world import Question, gold, wording
 
-CODER = Coder(train_tokenizer([gold(q) + wording(q) + " ".join(q.options) for q in (make_question(random.Random(i)) for i in range(200))]), family_of("qwen2.5-vl"))
+CODER = Coder(train_tokenizer([gold(q) + wording(q) + " ".join(q.options) for q in (Question.draw(random.Random(i)) for i in range(200))]), family_of("qwen2.5-vl"))
 SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
 RECORD = read_jsonl(SAMPLES / "train.jsonl")[0]
 CLIP, WIDE, PICTURE, PLAIN = ("video", 4, 4, 4), ("video", 2, 8, 4), ("image", 1, 4, 8), None

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'CONTROL', 'COMPOSED', 'SHIPPED', 'Claim', 'Claims', 'Kind', 'Question', 'wording', 'answer_text', 'solve',
-           'tell_events', 'tell_distances', 'tell_text', 'tell_presence', 'tell_cups', 'make_question',
-           'question_about', 'gold_observation', 'gold_think', 'gold', 'to_record', 'from_record', 'spoken_html',
-           'question_of', 'make_records', 'luck', 'samples', 'write_samples']
+           'tell_events', 'tell_distances', 'tell_text', 'tell_presence', 'tell_cups', 'gold_observation', 'gold_think',
+           'gold', 'to_record', 'from_record', 'spoken_html', 'question_of', 'make_records', 'luck', 'samples']
 
 # %% ../nbs/2_seeing/1_world.ipynb #8f48cd5c
 import random
@@ -385,7 +384,9 @@ def _choices(kind, scene, rng):
     return tuple(rng.sample(pool, len(pool)))
 
 # %% ../nbs/2_seeing/1_world.ipynb #086d2073
-def make_question(
+@patch(cls_method=True)
+def draw(
+    cls: Question,
     rng: random.Random,
     world: World = World(),
     kinds=tuple(KINDS),  # kinds to choose from, each as likely as another
@@ -398,14 +399,15 @@ def make_question(
     while not found:
         scene = kind.draws(rng, world)
         found = kind.askable(scene)
-    return Question(name, scene, rng.choice(found), _choices(kind, scene, rng))
+    return cls(name, scene, rng.choice(found), _choices(kind, scene, rng))
 
 # %% ../nbs/2_seeing/1_world.ipynb #0c63b709
-def question_about(rng: random.Random, scene: Scene) -> Question:
+@patch(cls_method=True)
+def draw_about(cls: Question, rng: random.Random, scene: Scene) -> Question:
     "Draw one of the questions that may be asked of a scene; each kind is as likely as another."
     found = {kind: there for kind in KINDS if (there := KINDS[kind].askable(scene))}
     kind = rng.choice(list(found))
-    return Question(kind, scene, rng.choice(found[kind]), _choices(KINDS[kind], scene, rng))
+    return cls(kind, scene, rng.choice(found[kind]), _choices(KINDS[kind], scene, rng))
 
 # %% ../nbs/2_seeing/1_world.ipynb #38cd1838
 def gold_observation(question: Question) -> str:
@@ -499,7 +501,7 @@ def question_of(
     kinds=tuple(KINDS),
 ) -> Question:
     "Question `i` of a seed; kinds take turns."
-    return make_question(random.Random(f"{seed}/{i}"), world, (kinds[i % len(kinds)],))
+    return Question.draw(random.Random(f"{seed}/{i}"), world, (kinds[i % len(kinds)],))
 
 # %% ../nbs/2_seeing/1_world.ipynb #2c744a37
 def make_records(
@@ -546,14 +548,3 @@ def samples(folder=None) -> Path:
     return here
 
 SHIPPED = World(distractors=2, brief=.05, quick=.9) # of the samples, and of the demo
-
-def write_samples(
-    root,             # folder for train.jsonl, heldout.jsonl and clips/
-    train: int = 95,  # records of each split; multiples of 19 balance the kinds
-    heldout: int = 57,
-    world: World = SHIPPED,
-):
-    "Write the embedded records and their clips."
-    for name, n in dict(train=train, heldout=heldout).items():
-        records = make_records(root, n, f"embedded-{name}", world, prefix="")
-        write_jsonl(records, Path(root) / f"{name}.jsonl")

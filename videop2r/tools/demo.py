@@ -30,7 +30,7 @@ from ..evaluate import assess_one, by_kind, difference, evaluate, summarise
 from ..judge import ORACLE
 from ..model import Policy, add_lora, load_adapter
 from ..recipe import RL
-from ..room import faithfulness, rooms
+from ..room import Rooms, faithfulness
 from ..sft import SFT
 from .launch import RECIPE, prompt_of, response_of
 from .explore import keep_groups
@@ -172,7 +172,7 @@ def _probe(run, policy):
     torch.manual_seed(run.seed)
     rows = evaluate(policy, records, prompts, ORACLE, temperature=1., limit=sizes.rl.limit)
     means = {name: each and each["mean"] for name, each in summarise(rows).items() if name != "n"}
-    found = rooms(records, rows)
+    found = Rooms.of(records, rows)
     print("\n".join(["what RL can win, sampled at temperature 1:", found._repr_markdown_()]))
     composed = found["composed"]
     told = dict(sampled_sufficiency=composed.sufficient, sampled_answer=composed.right)
@@ -355,7 +355,7 @@ def _examine(run: Run) -> dict:
         compare={name: _paired(rows, composed, name) for name in ("sufficient", "exact")},
         compare_sft={name: _paired(rows, composed, name, "sft") for name in ("sufficient", "exact")},
         by_kind={kind: {arm: kinds[arm][kind] for arm in rows} for kind in kinds["base"]},
-        room={arm: rooms(records, rows[arm]).figures() for arm in rows if arm != "base"},
+        room={arm: Rooms.of(records, rows[arm]).figures() for arm in rows if arm != "base"},
         faithful=_faithful(run, policy, records, prompts), quarantine=bad)
 
 # %% ../../nbs/tools/demo.ipynb #6bf7f52a
