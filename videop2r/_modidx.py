@@ -1646,6 +1646,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'videop2r.oracle._start_told': ('2_seeing/oracle.html#_start_told', 'videop2r/oracle.py'),
                                  'videop2r.oracle._swap_told': ('2_seeing/oracle.html#_swap_told', 'videop2r/oracle.py'),
                                  'videop2r.oracle._told': ('2_seeing/oracle.html#_told', 'videop2r/oracle.py'),
+                                 'videop2r.oracle.oracle_errors': ('2_seeing/oracle.html#oracle_errors', 'videop2r/oracle.py'),
                                  'videop2r.oracle.paraphrase': ('2_seeing/oracle.html#paraphrase', 'videop2r/oracle.py'),
                                  'videop2r.oracle.read_claims': ('2_seeing/oracle.html#read_claims', 'videop2r/oracle.py'),
                                  'videop2r.oracle.spoil': ('2_seeing/oracle.html#spoil', 'videop2r/oracle.py'),
