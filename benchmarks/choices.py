@@ -3,7 +3,7 @@
     python benchmarks/choices.py --out runs/choices [--seeds 0 1 2] [--only NAME ...]   run what is missing; results.jsonl grows by a line a run
     python benchmarks/choices.py --out runs/choices --show [--json]                     the table of what is there
 
-Each seed has traces, SFT and held-out records of its own, as `videop2r demo` makes them; a run is 60 steps of 8 prompts and 8 rollouts. Differences are paired: the same
+Each seed has traces, SFT and held-out records of its own, as `videop2r demo` makes them; a run is 60 steps of the demo's prompts and rollouts. Differences are paired: the same
 held-out records, all seeds together, against our default; 95% intervals over records, which do not cover what another seed would change.
 """
 import argparse, json, torch
@@ -11,14 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from common import machine, show
 from videop2r.engine.learner import train_rl
-from videop2r.engine.reading import to_prompts
-from videop2r.recipe import RL
-from videop2r.tools.demo import RECIPE, Run, _fine_tune, _policy, _records, _teach, change
-from videop2r.cot import SHORT
 from videop2r.evaluate import difference, evaluate
 from videop2r.judge import ORACLE
+from videop2r.tools.demo import SIZES, Run, change, demo_records, policy_of, prompts_of, teach, tune
 
-OURS = RL(RECIPE, steps=60, prompts=8, g=8, limit=96, lr=8e-4, beta=.02)
+OURS = replace(SIZES["default"].rl, steps=60)
+RECIPE = OURS.recipe
 
 def recipe(**kw): return dict(recipe=replace(RECIPE, **kw))
 
@@ -50,25 +48,25 @@ SWITCHES = {
     "double the learning rate": dict(lr=1.6e-3),
 }
 
-def prepared(out, seed):
+def prepared(out, seed, preset):
     "Policy, RL data and held-out data of a seed, after its SFT."
-    run = Run(Path(out) / f"seed{seed}", "default", seed, Path(__file__).resolve().parent.parent / "data_samples")
-    (run.out / "stages").mkdir(parents=True, exist_ok=True)
+    run = Run.open(Path(out) / f"seed{seed}", preset, seed, Path(__file__).resolve().parent.parent / "data_samples")
     torch.manual_seed(seed)
-    for name, work in dict(traces=_teach, sft=_fine_tune).items(): run.stage(name, lambda: work(run))
-    policy = _policy(run, run.out / "sft" / "last", run.out / "sft" / "last")
-    split = lambda name, n: to_prompts(policy.coder, _records(run, name, n), run.out, SHORT, run.sizes.frames)[:2]
-    data = []
-    for prompts, records in (split("rl", run.sizes.rl_records), split("heldout", run.sizes.heldout)):
+    for name, work in dict(traces=teach, sft=tune).items(): run.stage(name, lambda: work(run))
+    adapter, data = run.out / "sft" / "last", []
+    policy = policy_of(run, adapter, adapter)
+    for name, n in dict(rl=run.sizes.rl_records, heldout=run.sizes.heldout).items():
+        prompts, records, _ = prompts_of(run, policy, demo_records(run, name, n))
         with torch.no_grad(): data.append((records, prompts, policy.see([p.visual for p in prompts])))
     return policy, *data
 
-def one(ready, name, seed):
+def one(ready, name, seed, steps):
     "Results of one run: a line's worth."
+    ours = replace(OURS, steps=steps, seed=seed)
     policy, (records, prompts, features), (held, asked, seen) = ready
     model = policy.model
     start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-    rows = [] if SWITCHES[name] is None else train_rl(policy, records, prompts, features, ORACLE, replace(OURS, seed=seed, **SWITCHES[name]), quiet=True)
+    rows = [] if SWITCHES[name] is None else train_rl(policy, records, prompts, features, ORACLE, replace(ours, **SWITCHES[name]), quiet=True)
     found = evaluate(policy, held, asked, ORACLE, seen, limit=OURS.limit)
     with torch.no_grad():
         for n, p in model.named_parameters():
@@ -81,9 +79,9 @@ def run(a):
     done = {(r["name"], r["seed"]) for r in read(a)}
     for seed in a.seeds:
         todo = [n for n in a.only or SWITCHES if (n, seed) not in done]
-        ready = todo and prepared(a.out, seed)
+        ready = todo and prepared(a.out, seed, a.preset)
         for name in todo:
-            row = one(ready, name, seed)
+            row = one(ready, name, seed, a.steps)
             with path.open("a") as f: f.write(json.dumps(row) + "\n")
             print(seed, name, {k: round(sum(row[k]) / len(row[k]), 3) for k in ("answer", "sufficient", "format")}, flush=True)
 
@@ -107,6 +105,8 @@ if __name__ == "__main__":
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", default="runs/choices")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    p.add_argument("--steps", type=int, default=OURS.steps, help="updates of a run (default: %(default)s)")
+    p.add_argument("--preset", default="default", choices=SIZES, help="sizes of the demo for traces and SFT (default: %(default)s)")
     p.add_argument("--only", nargs="+", choices=SWITCHES)
     p.add_argument("--show", action="store_true")
     p.add_argument("--json", action="store_true")

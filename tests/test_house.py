@@ -152,3 +152,20 @@ def test_the_map_names_every_page():
 
 def test_readme_is_made_from_the_index():
     assert subprocess.run([sys.executable, "scripts/readme.py", "--check"], cwd=ROOT).returncode == 0
+
+def named(module):
+    "Names at the top of a module of ours, and the modules below it."
+    path = ROOT / module.replace(".", "/")
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    found = {p.stem for p in path.glob("*")} if path.is_dir() else set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): found.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)): found |= {(a.asname or a.name).split(".")[0] for a in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store): found.add(node.id)
+    return found
+
+@pytest.mark.parametrize("path", sorted(p for folder in ("benchmarks", "scripts", "tests") for p in (ROOT / folder).glob("*.py")), ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_what_a_program_beside_the_library_imports_is_there(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "videop2r":
+            assert not {a.name for a in node.names} - named(node.module) - {"*"}, node.lineno
