@@ -454,6 +454,6 @@ def test_a_fault_in_one_process_ends_all_and_names_itself(tmp_path):
         free.bind(("127.0.0.1", 0))
         env = dict(ENV, ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     both = [subprocess.Popen([sys.executable, tmp_path / "failing.py"], env=dict(env, RANK=str(i), LOCAL_RANK=str(i)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for i in range(2)]
-    said = [process.communicate(timeout=120)[0] for process in both]
+    said = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [3, 3] and "1: OSError" in said[1] and "a.mp4" in said[1]
     assert "another process failed, so this one ends too: process 2, before the first step: OSError" in said[0]

@@ -118,7 +118,7 @@ def test_two_gloo_processes_give_one_process_s_weights(world, media, tmp_path):
     for rank in range(2):
         env = dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
         two.append(child(tmp_path / "run", media, "--dropout", 0, "--save", tmp_path / "weights", **env))
-    said = [p.communicate(timeout=120)[0] for p in two]
+    said = [p.communicate(timeout=600)[0] for p in two]
     assert [p.returncode for p in two] == [0, 0], "\n".join(said)
     alone = model_of(coder, s := replace(SETTINGS, dropout=0.))
     rows = train_sft(alone, coder, examples[:10], s, validation=examples[10:], quiet=True)
