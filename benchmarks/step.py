@@ -30,7 +30,7 @@ def still(case):
     "The case's prompt with its clip as an image."
     b = inputs(case)[0]
     ids, v = b.ids.masked_fill(b.kinds == 2, IMAGE), b.visuals[0]
-    return Batch(ids, b.mask, (ids == IMAGE).long(), b.prompt, None, [Visual(v.patches, v.grid, "image", 0.)], b.names)
+    return Batch(ids, b.mask, (ids == IMAGE).long(), b.prompt, b.masks, [Visual(v.patches, v.grid, "image", 0.)], b.names)
 
 def reward(completions, **kw): return [float(i % 3) for i in range(len(completions))]
 
