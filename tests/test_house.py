@@ -146,6 +146,19 @@ def test_the_map_names_every_page():
 def test_readme_is_made_from_the_index():
     assert subprocess.run([sys.executable, "scripts/readme.py", "--check"], cwd=ROOT).returncode == 0
 
+def defined(body):
+    "Functions and classes that a module or a class defines, those that replace one another on purpose aside."
+    again = re.compile(r"setter|overload|patch")
+    return [node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+            and not any(again.search(ast.unparse(each)) for each in node.decorator_list)]
+
+def test_nothing_is_defined_twice_in_a_module():
+    for path in (ROOT / "videop2r").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        for body in (tree.body, *(node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef))):
+            names = defined(body)
+            assert len(names) == len(set(names)), (path.name, [name for name in names if names.count(name) > 1])
+
 def named(module):
     "Names at the top of a module of ours, and the modules below it."
     path = ROOT / module.replace(".", "/")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['collapse', 'over_steps', 'shown_interval', 'collapse_picture', 'ChatReader', 'concluded', 'agreement',
-           'dynamics_picture', 'newcombe', 'JudgeErrors', 'share_of', 'cases_of', 'by_group', 'groups_picture',
+           'dynamics_picture', 'newcombe', 'share_of', 'JudgeErrors', 'cases_of', 'by_group', 'groups_picture',
            'told_apart']
 
 # %% ../nbs/4_evidence/6_analysis.ipynb #d75870bb
@@ -213,27 +213,6 @@ def newcombe(
     below = np.hypot(b - low_b, high_a - a)
     above = np.hypot(high_b - b, a - low_a)
     return dict(diff=b - a, lo=float(b - a - below), hi=float(b - a + above))
-
-# %% ../nbs/4_evidence/6_analysis.ipynb #802cdaa6
-@dataclass
-class JudgeErrors:
-    "How a judge errs against labels."
-    name: str
-    agrees: list   # of cases with a verdict
-    false_yes: list # of observations that do not suffice
-    false_no: list # of observations that suffice
-    missing: int   # cases without a verdict
-
-    @property
-    def signal(self) -> float:
-        "Youden's J; NaN where one kind of label is missing."
-        if not (self.false_yes and self.false_no): return float("nan")
-        return 1 - float(np.mean(self.false_yes)) - float(np.mean(self.false_no))
-
-    def figures(self) -> dict:
-        names = ("agrees", "false_yes", "false_no")
-        shares = {name: share_of(getattr(self, name)) for name in names}
-        return dict(shares, J=self.signal, missing=self.missing)
 
 # %% ../nbs/4_evidence/6_analysis.ipynb #73518ee4
 def share_of(values) -> dict | None: # mean, lo, hi, n
