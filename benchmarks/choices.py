@@ -15,6 +15,7 @@ from videop2r.evaluate import difference, evaluate
 from videop2r.judge import ORACLE
 from videop2r.tools.demo import SIZES, Run, change, demo_records, policy_of, prompts_of, teach, tune
 
+SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
 OURS = replace(SIZES["default"].rl, steps=60)
 RECIPE = OURS.recipe
 
@@ -50,7 +51,7 @@ SWITCHES = {
 
 def prepared(out, seed, preset):
     "Policy, RL data and held-out data of a seed, after its SFT."
-    run = Run.open(Path(out) / f"seed{seed}", preset, seed, Path(__file__).resolve().parent.parent / "data_samples")
+    run = Run.open(Path(out) / f"seed{seed}", preset, seed, SAMPLES)
     torch.manual_seed(seed)
     for name, work in dict(traces=teach, sft=tune).items(): run.stage(name, lambda: work(run))
     adapter, data = run.out / "sft" / "last", []
@@ -66,7 +67,9 @@ def one(ready, name, seed, steps):
     policy, (records, prompts, features), (held, asked, seen) = ready
     model = policy.model
     start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-    rows = [] if SWITCHES[name] is None else train_rl(policy, records, prompts, features, ORACLE, replace(ours, **SWITCHES[name]), quiet=True)
+    changed, rows = SWITCHES[name], []
+    if changed is not None:
+        rows = train_rl(policy, records, prompts, features, ORACLE, replace(ours, **changed), quiet=True)
     found = evaluate(policy, held, asked, ORACLE, seen, limit=OURS.limit)
     with torch.no_grad():
         for n, p in model.named_parameters():

@@ -164,14 +164,18 @@ def named(module):
     path = ROOT / module.replace(".", "/")
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     found = {p.stem for p in path.glob("*")} if path.is_dir() else set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): found.add(node.name)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)): found |= {(a.asname or a.name).split(".")[0] for a in node.names}
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store): found.add(node.id)
+    for node in ast.parse(file.read_text()).body:
+        found |= set(defined([node]))
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {(a.asname or a.name).split(".")[0] for a in node.names}
+        elif not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found |= {x.id for x in ast.walk(node) if isinstance(x, ast.Name) and isinstance(x.ctx, ast.Store)}
     return found
 
-@pytest.mark.parametrize("path", sorted(p for folder in ("benchmarks", "scripts", "tests") for p in (ROOT / folder).glob("*.py")), ids=lambda p: f"{p.parent.name}/{p.name}")
+PROGRAMS = sorted(p for folder in ("benchmarks", "scripts", "tests") for p in (ROOT / folder).glob("*.py"))
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_what_a_program_beside_the_library_imports_is_there(path):
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "videop2r":
-            assert not {a.name for a in node.names} - named(node.module) - {"*"}, node.lineno
+        if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] != "videop2r": continue
+        assert not {a.name for a in node.names} - named(node.module) - {"*"}, node.lineno
