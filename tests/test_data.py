@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from videop2r.engine.files import Journal
 from videop2r.data import OFFICIAL, VIDEO_R1, Record, RecordError, missing, read_jsonl, read_records, resolve, to_form, write_jsonl, write_parts, write_records
+from storm import storm
 from videop2r.families import FAMILIES, KNOWN_SHAPES, family_of, shape_of
 
 GOOD = dict(problem_id="1", problem="Which way?", problem_type="multiple choice", data_type="video", path="./a/1.mp4",
@@ -243,7 +244,7 @@ def bomb(path, head, block, times, tail=b""):
 @pytest.mark.parametrize("name, head, block, times, tail, what", [
     ("field.json.gz", b'[{"problem": "', b"x" * (1 << 20), 100, b'"}]', "longer than 16 MB|gzip bomb"), ("spaces.json.gz", b"[", b" " * (1 << 20), 200, b"]", "gzip bomb"),
     ("lines.jsonl.gz", b"", b"\n" * (1 << 20), 200, b"", "gzip bomb"), ("line.jsonl.gz", b'{"problem": "', b"x" * (1 << 20), 100, b'"}', "longer than 16 MB|gzip bomb"),
-    ("nested.json.gz", b"[", b"[" * (1 << 20), 40, b"", "breaks off|longer than 16 MB|gzip bomb"), ("many.json.gz", b"[{}", b",{}" * (1 << 18), 60, b"]", "gzip bomb")])
+    ("nested.json.gz", b"[", b"[" * (1 << 20), 40, b"", "breaks off|longer than 16 MB|gzip bomb"), pytest.param("many.json.gz", b"[{}", b",{}" * (1 << 18), 60, b"]", "gzip bomb", marks=storm)])
 def test_bombs_are_refused_in_little_memory(tmp_path, name, head, block, times, tail, what):
     ran = child(READ.replace("print))", "lambda e: None))"), bomb(tmp_path / name, head, block, times, tail))
     assert ran.returncode == 0, ran.stderr[-500:]

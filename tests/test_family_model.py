@@ -9,6 +9,7 @@ import videop2r.sampling # gives Policy its `sample`
 from videop2r.engine.shared import group_backward, group_logprobs
 from videop2r.tokens import Coder, collate, encode, train_tokenizer
 from videop2r.video import Clip, prepare
+from storm import some
 from theirs import batches
 
 WORDS = ["What moves in the clip?", "Which colour is the thing that waits for long?", "Say it."]
@@ -314,7 +315,7 @@ def real_config(s):
     if s.deep: vision |= dict(deepstack_visual_indexes=[i * s.v_layers // (s.deep + 1) for i in range(1, s.deep + 1)], num_position_embeddings=s.places)
     return AutoConfig.for_model(s.model_type, text_config=text, vision_config=vision, tie_word_embeddings=s.tied)
 
-@pytest.mark.parametrize("name", ["3b", "7b", "4b", "8b", "qwen3.5-4b", "qwen3.5-9b"])
+@pytest.mark.parametrize("name", some(["3b", "7b", "4b", "8b", "qwen3.5-4b", "qwen3.5-9b"], ("3b", "7b", "4b", "qwen3.5-4b")))
 def test_the_true_shapes(name):
     from transformers import AutoModelForImageTextToText
     s, size = KNOWN_SHAPES[name], lambda ps: sum(p.numel() for p in ps)

@@ -60,10 +60,10 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_misbehaviour_costs_one_clip_each(folder, workers):
-    found = audit(folder, out=folder / "a", workers=workers, seconds=4, memory=1, read=strange, quiet=True)
+    found = audit(folder, out=folder / "a", workers=workers, seconds=9, memory=1, read=strange, quiet=True)
     assert {p[:-4]: r["kind"] for (p, _), r in found.rows.items()} == {"hang": "time", "segv": "died", "exit": "died", "raise": "unreadable", "memory": "memory", "noise": "good", **{f"good{i}": "good" for i in range(6)}}
     reasons = {q["path"]: q["reason"] for q in found.quarantine}
-    assert "4 s" in reasons["hang.mp4"] and "SIGSEGV" in reasons["segv.mp4"] and "exit code 3" in reasons["exit.mp4"] and reasons["raise.mp4"] == "KeyError: 'frames'"
+    assert "9 s" in reasons["hang.mp4"] and "SIGSEGV" in reasons["segv.mp4"] and "exit code 3" in reasons["exit.mp4"] and reasons["raise.mp4"] == "KeyError: 'frames'"
     assert [json.loads(l)["path"] for l in (folder / "a/quarantine.jsonl").read_text().splitlines()] == list(reasons)
 
 
@@ -110,7 +110,7 @@ def test_what_cannot_work_is_refused_at_once(tmp_path, how, message):
 
 
 def test_a_second_run_reads_only_what_is_new_or_changed_or_was_given_too_little_time(folder):
-    run = lambda **kw: audit(folder, out=folder / "a", workers=1, read=strange, quiet=True, **{**dict(seconds=2, memory=.5), **kw})
+    run = lambda **kw: audit(folder, out=folder / "a", workers=1, read=strange, quiet=True, **{**dict(seconds=5, memory=.5), **kw})
     lines = lambda: [json.loads(l)["path"] for l in (folder / "a/audit.jsonl").read_text().splitlines()]
     run()
     first = len(lines())
@@ -120,7 +120,7 @@ def test_a_second_run_reads_only_what_is_new_or_changed_or_was_given_too_little_
     film(folder / "new.mp4")
     run()
     assert sorted(lines()[first:]) == ["good3.mp4", "new.mp4"]
-    run(seconds=3)
+    run(seconds=6)
     assert lines()[-1] == "hang.mp4" and len(lines()) == first + 3
     run(frames=4)
     assert len(lines()) == 2 * first + 4
@@ -165,7 +165,7 @@ def test_stopped_audits_keep_what_is_finished_and_leave_nobody_behind(folder, si
     mark, p = script(folder)
     assert soon(lambda: (folder / "a/audit.jsonl").exists() and (folder / "a/audit.jsonl").read_text().count("\n") >= 5)
     p.send_signal(sign)
-    p.wait(30)
+    p.wait(120)
     done = {r["path"] for r in Journal(folder / "a/audit.jsonl").rows}
     assert len(done) >= 5 and soon(lambda: not alive(mark))
     assert (folder / "a/quarantine.jsonl").exists() == (sign == signal.SIGINT)
@@ -181,8 +181,8 @@ def test_a_child_that_hangs_outlives_a_killed_audit_by_seconds(folder):
     mark, p = script(folder, seconds=3)
     assert soon(lambda: list(folder.glob("*.seen")))
     p.kill()
-    p.wait(30)
-    assert alive(mark) and soon(lambda: not alive(mark), 8)
+    p.wait(120)
+    assert alive(mark) and soon(lambda: not alive(mark))
 
 
 def mutate(data, other, draw):
@@ -244,9 +244,9 @@ def test_a_long_strip_is_kept_at_the_size_it_has_without_a_cache(folder):
 
 
 def test_a_reader_survives_what_hangs_dies_or_raises(folder):
-    reader = Reader(folder, frames=6, sampler=sleepy, seconds=2)
+    reader = Reader(folder, frames=6, sampler=sleepy, seconds=5)
     good = Record(problem_id="fine", path="good0.mp4")
-    for name, why in dict(hang="no answer within 2 s", segv="SIGSEGV", stop="no such frame").items():
+    for name, why in dict(hang="no answer within 5 s", segv="SIGSEGV", stop="no such frame").items():
         assert len(reader.clip(good).frames) == 6
         with pytest.raises(VideoError, match=f"good1.mp4: .*{why}"): reader.clip(Record(problem_id=name, path="good1.mp4"))
     with ThreadPoolExecutor(3) as pool: assert {len(c.frames) for c in pool.map(reader.clip, [good] * 9)} == {6}

@@ -83,7 +83,7 @@ def cases(
     return [pytest.param(compute, stage, more, id="-".join(map(str, (compute, stage, *more.values()))), marks=() if i in here else storm)
             for compute, here in now.items() for i, (stage, more) in enumerate(STEPS)]
 
-@pytest.mark.parametrize("compute, stage, more", cases(fp32=(0, 3, 6), bf16=(1, 2, 4)))
+@pytest.mark.parametrize("compute, stage, more", cases(fp32=(0, 2, 3, 6), bf16=(4,)))
 def test_the_count_is_what_the_allocator_counts(small, compute, stage, more, tmp_path, monkeypatch):
     import torch
     from dataclasses import replace
@@ -107,7 +107,7 @@ def newer(small, monkeypatch):
     monkeypatch.setattr(small.coder, "family", small.FAMILY)
     return small
 
-@pytest.mark.parametrize("compute, stage, more", cases(fp32=(3, 5), bf16=(1, 4)))
+@pytest.mark.parametrize("compute, stage, more", cases(fp32=(3, 5), bf16=(4,)))
 def test_gated_delta_nets_are_counted_as_the_allocator_counts_them(newer, compute, stage, more, tmp_path, monkeypatch):
     test_the_count_is_what_the_allocator_counts(newer, compute, stage, more, tmp_path, monkeypatch)
 
