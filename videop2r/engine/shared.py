@@ -292,6 +292,7 @@ def group_logprobs(
         parts.append(F.pad(states, (0, 0, 0, ids.shape[1] - t))) # 0 after the longest of a turn
         where.append(turn)
     states = torch.cat(parts)[torch.cat(where).argsort()]
+    del shared, parts # their memory is needed for logits
     return policy.token_logprobs(states, ids, mask, temperature, entropy=False)[0]
 
 # %% ../../nbs/engine/shared.ipynb #a2eedbb6
