@@ -13,10 +13,10 @@ from common import machine, show
 from videop2r.engine.learner import train_rl
 from videop2r.evaluate import difference, evaluate
 from videop2r.judge import ORACLE
-from videop2r.tools.demo import SIZES, Run, change, demo_records, policy_of, prompts_of, teach, tune
+from videop2r.tools.demo import Run, Sizes, change, demo_records, policy_of, prompts_of, teach, tune
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
-OURS = replace(SIZES["default"].rl, steps=60)
+OURS = replace(Sizes.known["default"].rl, steps=60)
 RECIPE = OURS.recipe
 
 def recipe(**kw): return dict(recipe=replace(RECIPE, **kw))
@@ -109,7 +109,7 @@ if __name__ == "__main__":
     p.add_argument("--out", default="runs/choices")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     p.add_argument("--steps", type=int, default=OURS.steps, help="updates of a run (default: %(default)s)")
-    p.add_argument("--preset", default="default", choices=SIZES, help="sizes of the demo for traces and SFT (default: %(default)s)")
+    p.add_argument("--preset", default="default", choices=Sizes.known, help="sizes of the demo for traces and SFT (default: %(default)s)")
     p.add_argument("--only", nargs="+", choices=SWITCHES)
     p.add_argument("--show", action="store_true")
     p.add_argument("--json", action="store_true")

@@ -20,7 +20,7 @@ from videop2r.model import Policy, add_lora
 from videop2r.tools import rehearse
 from videop2r.tools.launch import PRESETS
 from videop2r.tools.plan import _START as START
-from videop2r.tools.rehearse import REHEARSED, hollow, stand
+from videop2r.tools.rehearse import Stand, hollow
 
 aten, META = torch.ops.aten, torch.device("meta")
 
@@ -129,7 +129,7 @@ class Shapes(TorchDispatchMode):
         if packet.__name__ != "gemm_4bit": return 0
         return 2 * math.prod(args[2]) if args[0].numel() // args[0].shape[-1] > 64 else 0
 
-RUN = {stage: work for stage, (work, _) in REHEARSED.items()}
+RUN = {stage: work for stage, (work, _) in Stand.stages.items()}
 
 def _sft(s):
     "A step of SFT under a card's autocast, in which adapters go in the base's precision."
@@ -166,14 +166,14 @@ def counted(model, preset, stages=STAGES):
     stays = sum(told.stages["sft"][part] for part in ("weights", "adapters", "overhead")) # where no adapter has a copy
     with Shapes() as shapes:
         shapes.stands([*policy.model.parameters(), *policy.model.buffers()])
-        s = stand(policy, told.settings, preset.rl, preset.sft)
+        s = Stand.of(policy, told.settings, preset.rl, preset.sft)
         for each in s.prompts: each.visual.patches = each.visual.patches.to(META)
         s.words = s.words.cpu()
         for stage in stages:
             shapes.reset()
             start, before = time.perf_counter(), shapes.now
             COUNTED[stage](s)
-            gb, planned = (shapes.peak - before) / 1e9, REHEARSED[stage][1]
+            gb, planned = (shapes.peak - before) / 1e9, Stand.stages[stage][1]
             row = {"model": model, "stage": stage, "GB": gb, "plan's GB": told.peaks[planned] - stays if planned else None, "stands, GB": stays}
             row["plan / counted"] = row["plan's GB"] / gb if planned and stage == _LARGEST[planned] else None
             rows.append(dict(row, **{"counted in, s": time.perf_counter() - start}))
@@ -185,7 +185,7 @@ def _of_a_token(model, nf4, layers, nets=0):
     preset, shape = replace(PRESETS["16gb"], nf4=nf4), replace(shape_of(model), layers=layers, nets=nets, v_layers=5)
     policy, told = policy_of(shape, preset, frames=2, slices=1)
     with Shapes() as shapes, patch.object(rehearse, "decode", partial(decode, look=99)):
-        s = stand(policy, told.settings, preset.rl, preset.sft)
+        s = Stand.of(policy, told.settings, preset.rl, preset.sft)
         for each in s.prompts: each.visual.patches = each.visual.patches.to(META)
         s.words = s.words.cpu()
         RUN["a clip is seen"](s)

@@ -231,12 +231,12 @@ def test_an_examination_is_a_loop_over_conditions():
 
 def test_disturbed_clips_keep_their_patches_and_their_place():
     from types import SimpleNamespace
-    from videop2r.reliance import DISTURBED
+    from videop2r.reliance import Reliance
     from videop2r.video import Visual
     family, g = SimpleNamespace(temporal=2), torch.Generator().manual_seed(0)
     visuals = [Visual(torch.rand(4 * 6, 3 * 2 * 4, generator=g), (4, 2, 3), "video", .5) for _ in range(4)]
     records = [SimpleNamespace(extra=dict(kind=k), problem_type="x") for k in ("a", "b", "a", "a")]
-    made = {way: list(make(visuals, records, family, 0)) for way, make in DISTURBED.items()}
+    made = {way: list(make(visuals, records, family, 0)) for way, make in Reliance.ways.items()}
     for way in ("shuffled", "reversed"):
         for old, new in zip(visuals, made[way]): # frames are moved whole: 8 frames of 6 patches of 12 numbers
             frames = [v.patches.reshape(4, 6, 3, 2, 4).permute(0, 3, 1, 2, 4).reshape(8, -1) for v in (old, new)]

@@ -147,11 +147,11 @@ def test_two_copies_do_not_disturb_each_other(browser, group):
 @pytest.fixture(scope="module")
 def pieces(group):
     from videop2r.engine.film import training_film
-    from videop2r.engine.quiz import QuizItem, judge_quiz
-    from videop2r.engine.scrubber import clip_scrubber
+    from videop2r.engine.quiz import QuizItem
+    from videop2r.engine import scrubber # gives a Film its `scrubber`
     from videop2r.engine.decode import open_film
     clip = next((ROOT / "data_samples/clips").glob("*.mp4"))
-    return dict(lab=lab.credit_lab(group), quiz=judge_quiz(QuizItem.kept()), film=training_film(film()), scrubber=clip_scrubber(open_film(clip)))
+    return dict(lab=lab.credit_lab(group), quiz=QuizItem.quiz(QuizItem.kept()), film=training_film(film()), scrubber=open_film(clip).scrubber())
 
 def film():
     "The invented film of its page."

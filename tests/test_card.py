@@ -12,7 +12,7 @@ from videop2r.engine.reading import to_prompts
 from videop2r.engine.runs import save_adapter
 from videop2r.judge import judge_of
 from videop2r.families import FAMILIES, TOWER_PATCHES
-from videop2r.model import Policy, add_lora, load, tiny_config, whole_windows
+from videop2r.model import Policy, add_lora, load, whole_windows
 from videop2r.tokens import Coder
 from videop2r.tools.cli import main
 from videop2r.tools.launch import Preset
@@ -98,7 +98,7 @@ def test_entropy_is_counted_once_and_only_where_it_is_wanted(monkeypatch):
 def towers(model_type, **more):
     "Two equal models: the family's own tower, window by window, and ours."
     torch.manual_seed(0)
-    config = tiny_config(Coder(Coder.load(SAMPLES / "base").tokenizer, FAMILIES[model_type]), 64, 1, 64, 3)
+    config = Coder(Coder.load(SAMPLES / "base").tokenizer, FAMILIES[model_type]).tiny_config(64, 1, 64, 3)
     for name, value in more.items(): setattr(config.vision_config, name, value)
     own = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).requires_grad_(False)
     for name, weight in own.named_parameters(): torch.nn.init.normal_(weight, 0. if weight.ndim > 1 or name.endswith("bias") else 1., .2)

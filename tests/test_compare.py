@@ -6,7 +6,7 @@ import pytest
 from videop2r.data import Record
 from videop2r.engine.outcomes import ArmRun
 from videop2r.tools.cli import main
-from videop2r.tools.compare import Pair, compare_page, compare_runs, mcnemar
+from videop2r.tools.compare import Pair, compare_runs
 
 STORED = Path(__file__).resolve().parents[1] / "nbs" / "4_evidence" / "demo" / "whole"
 TRACE = "<observation>It goes {}.</observation> <think>So {}.</think><answer>{}</answer>"
@@ -39,6 +39,11 @@ def parsed(html):
     assert not page.open and not page.unnamed and all(load.startswith(("data:", "#")) for load in page.loads)
     return page
 
+def mcnemar(b, c):
+    "The p-value of b questions that the first of two arms alone got right, and c that the second did."
+    right, wrong = dict(exact=1.), dict(exact=0.)
+    return Pair(None, None, [(right, wrong)] * b + [(wrong, right)] * c + [(right, right), (wrong, wrong)], []).mcnemar()
+
 @pytest.mark.parametrize("b, c", [(0, 0), (3, 9), (10, 2), (5, 5)])
 def test_mcnemar_is_a_fair_coin(b, c):
     rng, k = random.Random(0), b + c
@@ -63,9 +68,9 @@ def test_an_id_that_stands_for_another_question_is_left_out_and_named():
     b = outcome("two", "pagrpo", [1, 1, 1], records={f"q{i}": record(i, problem="How far?" if i == 1 else "Which way?") for i in range(3)})
     pair, = Pair.every([a, b])
     assert len(pair.rows) == 2 and pair.foreign == ["q1"]
-    assert "1 ids stand for different questions" in compare_page([a, b])
+    assert "1 ids stand for different questions" in Pair.page([a, b])
     other = outcome("two", "pagrpo", [1, 1], records={f"q{i}": record(i, problem="Where?") for i in range(2)})
-    with pytest.raises(ValueError, match="have no question in common"): compare_page([a, other])
+    with pytest.raises(ValueError, match="have no question in common"): Pair.page([a, other])
 
 def test_seeds_with_questions_of_their_own_are_compared_within():
     def seed(name, shift):
@@ -82,20 +87,20 @@ def test_against_whom():
     assert {pair.a.arm for pair in Pair.every(found)} == {"sft"}
     assert {pair.a.arm for pair in Pair.every(found, "base")} == {"base"}
     with pytest.raises(ValueError, match="no run has an arm 'grpo' to compare with, only base, sft, pagrpo"): Pair.every(found, "grpo")
-    with pytest.raises(ValueError, match="one arm alone"): compare_page(found[:1])
+    with pytest.raises(ValueError, match="one arm alone"): Pair.page(found[:1])
 
 def test_the_page_is_whole_and_shows_what_models_wrote_as_text():
     evil = "<observation>{}<script>alert(1)</script></observation> <think><img src=x onerror=alert(1)></think><answer>{}{}</answer>"
     a, b = outcome("<b>r</b>", "grpo", [1, 0] * 6), outcome("<b>r</b>", "pagrpo", [1, 1] * 6, text=evil)
     a.steps = [dict(step=i, reward_perception=i / 9, kl=float("nan")) for i in range(9)]
-    page = compare_page([a, b])
+    page = Pair.page([a, b])
     found = parsed(page)
     assert "script" not in found.tags and "b" in found.tags and "<b>r</b>" not in page and "onerror" not in str(found.loads)
     assert "is above" in page and "prefers-color-scheme:dark" in page
 
 def test_a_run_that_only_trained_gives_curves():
     trained = [ArmRun(name, "pagrpo", Path("."), steps=[dict(step=i, reward_perception=1 + i / 9) for i in range(9)], notes=["x was not evaluated"]) for name in "ab"]
-    page = compare_page(trained)
+    page = Pair.page(trained)
     assert "curves only" in page and "Perception reward" in page and "x was not evaluated" in page
     parsed(page)
 
@@ -105,7 +110,7 @@ def test_a_clip_plays_in_the_page_or_is_named_as_missing(tmp_path):
     records = {f"q{i}": each for i, each in enumerate(made)}
     a, b = (outcome("r", arm, rights, tmp_path, records) for arm, rights in dict(sft=[0, 1, 0], pagrpo=[1, 1, 1]).items())
     (tmp_path / made[0].path).unlink()
-    page = compare_page([a, b])
+    page = Pair.page([a, b])
     assert "data:video/mp4;base64," in page and "is not in the run" in page and "contact" not in page
     parsed(page)
 

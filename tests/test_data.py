@@ -5,7 +5,7 @@ from hypothesis import given, settings, strategies as st
 from videop2r.engine.files import Journal
 from videop2r.data import OFFICIAL, VIDEO_R1, Record, RecordError, missing, read_jsonl, read_records, resolve, to_form, write_jsonl, write_parts, write_records
 from storm import storm
-from videop2r.families import FAMILIES, KNOWN_SHAPES, family_of, shape_of
+from videop2r.families import FAMILIES, Shape, family_of, shape_of
 
 GOOD = dict(problem_id="1", problem="Which way?", problem_type="multiple choice", data_type="video", path="./a/1.mp4",
             options=["A. left", "B. right"], solution="<answer>B</answer>")
@@ -157,7 +157,7 @@ def test_counts_are_the_models_own(size):
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
     from videop2r.families import parameters
-    s = KNOWN_SHAPES[size]
+    s = Shape.known[size]
     text = dict(vocab_size=s.vocab, hidden_size=s.hidden, intermediate_size=s.inter, num_hidden_layers=s.layers, num_attention_heads=s.heads,
                 num_key_value_heads=s.kv, bos_token_id=None, tie_word_embeddings=s.tied)
     config = Qwen2_5_VLConfig(text_config=text, tie_word_embeddings=s.tied,

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest, torch
 from videop2r.advantages import credit, normalise
 from videop2r.rewards import worked_example
-from videop2r.tools.exercises import EXERCISES, grade
+from videop2r.tools.exercises import Exercise, grade
 
 NBS = Path(__file__).parent.parent / "nbs"
 PAGES = [NBS / f"{page}.ipynb" for page in ("1_method/9_exercises", "2_seeing/6_model", "2_seeing/7_sampling", "3_training/1_judge", "3_training/3_sft")]
@@ -17,7 +17,7 @@ def written():
         for code in re.findall(r"```python\n(def my_.*?|my_.*?)```", text, re.S): exec(code, names)
     return names
 
-@pytest.mark.parametrize("name", EXERCISES)
+@pytest.mark.parametrize("name", Exercise.known)
 def test_the_page_asks_and_solves(name):
     assert any(f'grade("{name}", my_{name})' in text for text in TEXTS)
     assert repr(grade(name, written()[f"my_{name}"])).startswith(f"✓ {name}: right")
@@ -98,7 +98,7 @@ def test_usual_mistakes_are_refused_with_a_hint(name, answer, hint):
     said = repr(grade(name, answer))
     assert said.startswith(f"✗ {name}: ") and hint in said
 
-@pytest.mark.parametrize("name", EXERCISES)
+@pytest.mark.parametrize("name", Exercise.known)
 def test_nothing_odd_raises(name):
     for odd in (None, lambda *a: None, lambda *a: "<b>", lambda *a: [], lambda *a: 1 / 0, lambda: 0, torch.ones(2, 2), 3):
         assert repr(grade(name, odd)).startswith("✗")

@@ -3,8 +3,8 @@ import inspect, json
 from dataclasses import replace
 import pytest, torch
 from family_pixels import PIXELS, frames
-from videop2r.families import FAMILIES, KNOWN_SHAPES, lora_parameters, parameters
-from videop2r.model import Policy, add_lora, load, load_adapter, merge_adapter, tiny_config
+from videop2r.families import FAMILIES, Shape, lora_parameters, parameters
+from videop2r.model import Policy, add_lora, load, load_adapter, merge_adapter
 import videop2r.sampling # gives Policy its `sample`
 from videop2r.engine.shared import group_backward, group_logprobs
 from videop2r.tokens import Coder, collate, encode, train_tokenizer
@@ -23,7 +23,7 @@ def make(folder, model_type, **kw):
     from transformers import AutoModelForImageTextToText
     coder = Coder(train_tokenizer(WORDS * 5 + ["0123456789. seconds"], 300), FAMILIES[model_type])
     torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(tiny_config(coder, **{"hidden": 64, "layers": 3, "vision": 64, "depth": 3, **kw}))
+    model = AutoModelForImageTextToText.from_config(coder.tiny_config(**{"hidden": 64, "layers": 3, "vision": 64, "depth": 3, **kw}))
     for n, p in model.named_parameters(): torch.nn.init.normal_(p, 0. if p.ndim > 1 or n.endswith("bias") else 1., .2) # biases and norms too, or a lost one would not be seen
     model.save_pretrained(folder), coder.tokenizer.save_pretrained(folder)
     return folder
@@ -318,7 +318,7 @@ def real_config(s):
 @pytest.mark.parametrize("name", some(["3b", "7b", "4b", "8b", "qwen3.5-4b", "qwen3.5-9b"], ("3b", "7b", "4b", "qwen3.5-4b")))
 def test_the_true_shapes(name):
     from transformers import AutoModelForImageTextToText
-    s, size = KNOWN_SHAPES[name], lambda ps: sum(p.numel() for p in ps)
+    s, size = Shape.known[name], lambda ps: sum(p.numel() for p in ps)
     with torch.device("meta"): model = AutoModelForImageTextToText.from_config(real_config(s))
     model.tie_weights()
     told, vl = parameters(s), model.model

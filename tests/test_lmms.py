@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from videop2r.cot import SHORT, Prompt
-from videop2r.data import read_jsonl
+from videop2r.data import Record, read_jsonl
 from videop2r.engine.media import Reader
 from videop2r.engine.rules import content_of
-from videop2r.tools.lmms import VideoP2R, asked_of, manifest
+from videop2r.tools.lmms import VideoP2R, manifest
 from videop2r.tools.predict import Decoding, Local
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +46,7 @@ def test_replies_are_those_of_our_evaluation_in_their_order(teacher):
 def test_a_picture_in_memory_and_seconds_of_a_film(teacher):
     picture = ("image/test/0", [dict(role="user", content=[dict(type="image", url=Image.new("RGBA", (70, 40), "red")), dict(type="text", text="What colour?")])])
     assert len(teacher.replies([picture], SHORT)) == 1
-    part = asked_of(question(RECORDS[0], "part", start_time=1., end_time=2.)[1], "part")
+    part = Record.from_messages(question(RECORDS[0], "part", start_time=1., end_time=2.)[1], "part")
     assert part.extra["clip"] == [1., 2.] and part.path == str(SAMPLES / RECORDS[0].path)
 
 @pytest.mark.skipif(bool(find_spec("lmms_eval")), reason="not run: lmms-eval is here")

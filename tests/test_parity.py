@@ -3,7 +3,7 @@ import json, os, random, subprocess
 from functools import cache
 from pathlib import Path
 import pytest
-from videop2r.benchmarks import Predictions, mark_all, numbers_of, score_all
+from videop2r.benchmarks import Predictions, mark_all, score_all
 from videop2r.engine.rules import SUITES, mark
 from videop2r.engine.suites import read_suite
 

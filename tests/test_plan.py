@@ -2,11 +2,11 @@
 import json, subprocess, sys
 from pathlib import Path
 import pytest
-from videop2r.families import FAMILIES, KNOWN_SHAPES, Shape, lora_parameters, parameters
+from videop2r.families import FAMILIES, Shape, lora_parameters, parameters
 from videop2r.model import add_lora
 from videop2r.tools.launch import PRESETS
 from videop2r.tools import rehearse # gives a Shape its config, a Preset its plan
-from videop2r.tools.plan import _KERNELS, _kernels, GPUS, MEMORY_PARTS, Settings, gpu_of, held, plan
+from videop2r.tools.plan import _KERNELS, _kernels, Gpu, Settings, Tensor, gpu_of, held, plan
 from storm import storm
 
 @pytest.mark.parametrize("change,stage", [(dict(frames=32), "update"), (dict(pixels=256 * 784), "sft"), (dict(completion=1536), "update"), (dict(micro=8), "sft"), (dict(rank=64), "sampling"),
@@ -24,12 +24,12 @@ def test_a_plan_that_does_not_fit_says_what_to_turn():
     for wrong in (dict(frames=0), dict(group=1), dict(weights="int3"), dict(recompute="some")):
         with pytest.raises(ValueError): Settings(**wrong)
 
-@pytest.mark.parametrize("size", KNOWN_SHAPES)
+@pytest.mark.parametrize("size", Shape.known)
 def test_every_size_has_a_plan(size):
-    for name, gpu in GPUS.items():
+    for name, gpu in Gpu.known.items():
         p = plan(size, name)
         assert set(p.stages) == {"sft", "sampling", "reference", "update"} and all(v > 0 for v in p.hours.values()) and gpu_of(name) == gpu
-        assert p.stages["sft"]["weights"] * 1e9 > sum(parameters(KNOWN_SHAPES[size]).values()) * .5 and p.html().count("position:absolute") == 9 * 4 + 1 and all(part in p.html() for part in MEMORY_PARTS)
+        assert p.stages["sft"]["weights"] * 1e9 > sum(parameters(Shape.known[size]).values()) * .5 and p.html().count("position:absolute") == 9 * 4 + 1 and all(part in p.html() for part in Tensor.parts)
 
 def test_weights_are_those_of_the_class():
     import torch
@@ -37,8 +37,8 @@ def test_weights_are_those_of_the_class():
     text = dict(hidden_size=2048, intermediate_size=11008, num_hidden_layers=36, num_attention_heads=16, num_key_value_heads=2, vocab_size=151936)
     with torch.device("meta"): model = AutoModelForImageTextToText.from_config(Qwen2_5_VLConfig(text_config=text, vision_config=dict(hidden_size=1280, intermediate_size=3420, out_hidden_size=2048), tie_word_embeddings=True))
     model.tie_weights()
-    assert abs(sum(p.numel() for p in model.parameters()) / sum(parameters(KNOWN_SHAPES["3b"]).values()) - 1) < .002
-    assert lora_parameters(KNOWN_SHAPES["3b"], 16) == 36 * 16 * sum(a + b for a, b in KNOWN_SHAPES["3b"].linears)
+    assert abs(sum(p.numel() for p in model.parameters()) / sum(parameters(Shape.known["3b"]).values()) - 1) < .002
+    assert lora_parameters(Shape.known["3b"], 16) == 36 * 16 * sum(a + b for a, b in Shape.known["3b"].linears)
 
 def run(*args): return subprocess.run([sys.executable, "-m", "videop2r.tools.cli", "plan", *args], capture_output=True, text=True)
 
@@ -127,7 +127,7 @@ def test_the_kernels_of_a_token_are_those_that_are_counted(model, weights, monke
     "On models of three and four layers without a weight."
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
     from true_shapes import kernels
-    assert kernels(model, weights == "nf4") == _KERNELS[KNOWN_SHAPES[model].model_type][weights]
+    assert kernels(model, weights == "nf4") == _KERNELS[Shape.known[model].model_type][weights]
 
 def test_a_token_starts_more_kernels_where_matrices_are_unpacked():
     few, many, whole = (_kernels(plan("7b", slices=n, weights=kind)) for n, kind in ((8, "nf4"), (9, "nf4"), (9, "bf16")))

@@ -3,7 +3,7 @@ import random
 from dataclasses import replace
 import pytest, torch
 from videop2r.families import FAMILIES
-from videop2r.model import Policy, tiny_config, token_positions
+from videop2r.model import Policy, token_positions
 from videop2r.engine.shared import prefill
 from videop2r.tokens import Coder, collate, encode, train_tokenizer
 from videop2r.video import Visual
@@ -83,7 +83,7 @@ def policy():
     from transformers import AutoModelForImageTextToText
     coder = Coder(train_tokenizer(["What moves?", "Say it."] * 5, 280), FAMILY)
     torch.manual_seed(0)
-    return Policy(AutoModelForImageTextToText.from_config(tiny_config(coder, hidden=64, layers=2, vision=64, depth=2)).eval(), coder)
+    return Policy(AutoModelForImageTextToText.from_config(coder.tiny_config(hidden=64, layers=2, vision=64, depth=2)).eval(), coder)
 
 def with_pixels(v): return v and replace(v, patches=torch.randn(v.grid[0] * v.grid[1] * v.grid[2], 3 * 2 * 14 * 14))
 

@@ -11,7 +11,7 @@ from videop2r.tools.cli import main
 from videop2r.tools.launch import PRESETS
 from videop2r.tools.plan import NF4, gpu_of
 from storm import storm
-from videop2r.tools.rehearse import PEER, REHEARSED, Rehearsal, Row, filled, hollow, rehearse
+from videop2r.tools.rehearse import Peer, Rehearsal, Row, Stand, filled, hollow, rehearse
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = str(ROOT / "data_samples/base")
@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 def test_the_command_runs_every_stage_and_tells_memory_time_and_equality(capsys):
     assert main(["rehearse", "--model", BASE, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert [row["stage"] for row in told["rows"]] == [*REHEARSED, PEER] and told["fits"] and told["good"] and not told["skipped"]
+    assert [row["stage"] for row in told["rows"]] == [*Stand.stages, Peer.stage] and told["fits"] and told["good"] and not told["skipped"]
     assert all(row["seconds"] > 0 and row["gb"] is not None for row in told["rows"]) and told["equal"][0][1] < 1e-4
     *_, update, sft, peer = told["rows"]
     assert peer["ratio"] == pytest.approx(peer["seconds"] / update["seconds"]) and f"{peer['ratio']:.2f} × our update's seconds" in peer["note"]
@@ -30,18 +30,18 @@ def test_gated_delta_nets_are_rehearsed(monkeypatch):
     "At an eighth of the widths, in four layers of which one attends: every stage, and the shared prompt's numbers."
     monkeypatch.setattr(module, "find_spec", lambda name: None) # TRL's update is the slowest of all, and is held elsewhere
     done = rehearse(replace(shape_of("qwen3.5-4b"), layers=4, nets=3, v_layers=4, vocab=8 * 512))
-    assert [row.stage for row in done.rows] == [*REHEARSED, PEER] and all(row.seconds > 0 for row in done.rows[:-1])
+    assert [row.stage for row in done.rows] == [*Stand.stages, Peer.stage] and all(row.seconds > 0 for row in done.rows[:-1])
     assert done.good and done.equal[0][1] < 1e-4
 
 def held_to_a_minute(monkeypatch):
     "A rehearsal of the update alone."
-    monkeypatch.setattr(module, "REHEARSED", {"a clip is seen": REHEARSED["a clip is seen"], "the update": REHEARSED["the update"]})
+    monkeypatch.setattr(Stand, "stages", {"a clip is seen": Stand.stages["a clip is seen"], "the update": Stand.stages["the update"]})
 
 def test_without_trl_the_row_says_so(monkeypatch):
     held_to_a_minute(monkeypatch)
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     done = rehearse(BASE)
-    assert done.rows[-1] == Row(PEER, note="not run: trl is not installed") and done.good and "| TRL's update |  |  |  |  | not run: trl is not installed |" in done._repr_markdown_()
+    assert done.rows[-1] == Row(Peer.stage, note="not run: trl is not installed") and done.good and "| TRL's update |  |  |  |  | not run: trl is not installed |" in done._repr_markdown_()
 
 def test_a_fault_of_trl_s_ends_nothing(monkeypatch):
     held_to_a_minute(monkeypatch)
@@ -60,7 +60,7 @@ def test_trl_s_gradient_is_ours(monkeypatch):
     for name, weight in policy.model.named_parameters():
         if "lora_B" in name: torch.nn.init.normal_(weight, std=.02)
     told = PRESETS["12gb"].planned(shape, **{**module._LESS, "completion": 12, "frames": 2})
-    s = module.stand(policy, told.settings, PRESETS["12gb"].rl, PRESETS["12gb"].sft)
+    s = module.Stand.of(policy, told.settings, PRESETS["12gb"].rl, PRESETS["12gb"].sft)
     module._see(s)
     def gradient(): return torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None])
     rollout, prompt = module._rollout(s), module.collate(coder, s.prompts)
@@ -78,7 +78,7 @@ def test_a_difference_or_a_lack_of_memory_is_exit_code_2(monkeypatch, capsys):
         m.setitem(shared.ATTEND, "cpu", lambda *inputs: shared.plain(*inputs) * 1.5)
         assert main(["rehearse", "--model", BASE, "--minutes", ".001"]) == 2 and "**no**" in capsys.readouterr().out
     def full(s): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
-    monkeypatch.setitem(REHEARSED, "the reference reads", (full, "reference"))
+    monkeypatch.setitem(Stand.stages, "the reference reads", (full, "reference"))
     assert main(["rehearse", "--model", BASE]) == 2
     assert "does not fit (CUDA out of memory" in (said := capsys.readouterr().out) and "| the update |" in said
 

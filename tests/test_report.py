@@ -4,7 +4,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 import pytest
 from invented import invented_run
-from videop2r.tools.page import Chart, file_uri, playing, smooth, table
+from videop2r.engine.paint import smooth
+from videop2r.tools.page import Chart, file_uri, playing, table
 from videop2r.show import rollout_html
 from fastcore.xml import to_xml
 from videop2r.tools.report import Report, headline, write_report

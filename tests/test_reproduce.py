@@ -10,7 +10,7 @@ from videop2r.sft import SFT
 from videop2r.tools import demo
 from videop2r.tools.cli import main
 from videop2r.tools.reproduce import (
-    TRIALS, HYPOTHESES, POINTS, Cell, Results, picked, every_cell, run_cell, spoilt, verdict)
+    Arm, Cell, Results, picked, every_cell, run_cell, spoilt, verdict)
 from videop2r.world import SHIPPED, gold_observation, from_record, make_records, samples
 
 SAMPLES = samples(Path(__file__).parent.parent / "data_samples")
@@ -24,8 +24,8 @@ def test_the_plan_names_each_cell_once_and_table_2_first():
     cells = every_cell(5, 2)
     assert len(set(cells)) == len(cells) and all(Cell.parse(str(cell)) == cell for cell in cells)
     assert {cell.seed for cell in cells[:55]} == set(range(5)) and all(cell.point == "shipped" for cell in cells[:55])
-    assert {cell.point for cell in cells} == set(POINTS) and len(POINTS) == 9 and {cell.arm for cell in cells} == set(TRIALS)
-    assert {arm for claim in HYPOTHESES for arm in (claim.before, claim.after)} <= set(TRIALS)
+    assert {cell.point for cell in cells} == set(Cell.worlds) and len(Cell.worlds) == 9 and {cell.arm for cell in cells} == set(Arm.known)
+    assert {arm for claim in Results.claims for arm in (claim.before, claim.after)} <= set(Arm.known)
 
 @pytest.mark.parametrize("text,said", [("shipped/0", "world/seed/arm"), ("shipped/x/grpo", "world/seed/arm"),
                                        ("shipped/0/ppo", "arm 'ppo'"), ("foggy/0/grpo", "world 'foggy'"), ("clear/0/grpo", "world 'clear'")])
@@ -34,9 +34,9 @@ def test_a_cell_that_cannot_be_is_named(text, said, capsys):
     assert main(["reproduce", "--list", text]) == 1 and said in capsys.readouterr().err
 
 def test_each_point_of_the_sweep_is_a_world_of_its_own(tmp_path):
-    assert len({str(world) for world in POINTS.values()}) == 9 and POINTS["shipped"] == SHIPPED
-    runs = {point: Cell(point, 0, "sft").run(tmp_path, "smoke", SAMPLES) for point in POINTS}
-    assert runs["shipped"].world is None and all(runs[point].world == world for point, world in POINTS.items() if point != "shipped")
+    assert len({str(world) for world in Cell.worlds.values()}) == 9 and Cell.worlds["shipped"] == SHIPPED
+    runs = {point: Cell(point, 0, "sft").run(tmp_path, "smoke", SAMPLES) for point in Cell.worlds}
+    assert runs["shipped"].world is None and all(runs[point].world == world for point, world in Cell.worlds.items() if point != "shipped")
 
 def test_patterns_choose_and_a_cell_outside_the_plan_is_taken_by_its_name():
     found = picked(every_cell(2), ["shipped/*/grpo", "shipped/7/sft"])
@@ -75,7 +75,7 @@ def test_the_interval_knows_that_seeds_differ():
 def test_arms_that_were_not_run_are_said_to_be_not_run():
     results = Results({Cell("shipped", 0, "grpo"): result("0011")})
     assert results.effect("grpo", "pagrpo") is None and verdict(None) == "not run"
-    assert results.verdicts().count("| not run |") == len(HYPOTHESES)
+    assert results.verdicts().count("| not run |") == len(Results.claims)
 
 @pytest.mark.parametrize("low,high,sign,said", [(.01, .1, 1, "held"), (-.1, -.01, 1, "did not hold"), (-.1, .1, 1, "within noise"), (-.1, -.01, -1, "held")])
 def test_a_verdict_is_what_the_interval_says(low, high, sign, said):
@@ -100,9 +100,9 @@ def test_pictures_are_made_of_what_is_there(tmp_path):
     assert "| PA-GRPO | 1 | 75.0% |" in results.arms()
 
 def test_cells_share_traces_and_a_result_is_kept_as_it_was_measured(tmp_path, monkeypatch):
-    small = replace(demo.SIZES["smoke"], records=40, rl_records=4, heldout=20, probe=29,
+    small = replace(demo.Sizes.known["smoke"], records=40, rl_records=4, heldout=20, probe=29,
                     sft=SFT(steps=4, batch=8, lr=2e-3), rl=RL(demo.RECIPE, steps=1, prompts=2, g=2, limit=48))
-    monkeypatch.setitem(demo.SIZES, "smoke", small)
+    monkeypatch.setitem(demo.Sizes.known, "smoke", small)
     cells = [Cell.parse(f"shipped/0/{arm}") for arm in ("sft", "rl_only", "judge80")]
     told = [run_cell(cell, tmp_path, "smoke", SAMPLES) for cell in cells]
     kept = Results.load(tmp_path / "cells")

@@ -103,13 +103,13 @@ def test_the_step_in_one_cell_is_the_step_of_the_loop(given, model):
     "The lesson's own cell, run as it stands, has the gradient of `collect` and `backward` for the same luck."
     coder, records, prompts, features = given
     cells = json.loads((CHILD.parent.parent / "nbs/3_training/5_rollout.ipynb").read_text())["cells"]
-    source, = ["".join(c["source"]) for c in cells if "sample_plainly(policy" in "".join(c["source"])]
+    source, = ["".join(c["source"]) for c in cells if "policy.sample_plainly(" in "".join(c["source"])]
     assert len(source.splitlines()) <= 40
     names = {}
     for c in cells:
         lines = "".join(c["source"])
         if c["cell_type"] == "code" and "\nimport " in "\n" + lines: exec(lines, names)
-        if "sample_plainly(policy" in lines: break
+        if "policy.sample_plainly(" in lines: break
     names.update(policy=model, record=records[0], prompt=prompts[0])
     exec(source, names)
     one, other = names["gradient"], fresh()

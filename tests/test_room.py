@@ -5,7 +5,8 @@ import pytest
 from videop2r.cot import SHORT, parse, render
 from videop2r.engine.scenes import World
 from videop2r.engine.swaps import Game
-from videop2r.room import continued, elsewhere, events, faithfulness, Room, Rooms
+from videop2r.model import Policy
+from videop2r.room import elsewhere, events, faithfulness, Room, Rooms
 from videop2r.tokens import Example
 from videop2r.world import COMPOSED, CONTROL, KINDS, Claims, answer_text, gold_observation, question_of, solve, to_record
 
@@ -57,6 +58,7 @@ def test_elsewhere_asks_the_same_of_the_same_balls_and_answers_otherwise():
 class Speaker:
     "Stands in for a policy: it reads the observation in its prompt, or what it was told to say."
     coder = SimpleNamespace(ids=lambda text: [text])
+    continued = Policy.continued
     def __init__(self, questions, says=None): self.questions, self.says = questions, says
     def respond(self, prompts, **settings):
         assert settings["temperature"] == 0
@@ -78,5 +80,5 @@ def test_a_speaker_who_follows_and_one_who_knows_better(says, mended, follows, s
 def test_continued_responses_hold_the_given_observation():
     questions = asked(3)
     given = [gold_observation(question) for question in questions]
-    texts = continued(Speaker(questions), [Example([]) for _ in questions], given)
+    texts = Speaker(questions).continued([Example([]) for _ in questions], given)
     assert [parse(text).observation for text in texts] == given and all(parse(text).ok for text in texts)

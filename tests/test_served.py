@@ -7,7 +7,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 from videop2r.families import FAMILIES
-from videop2r.model import Policy, merge_adapter, tiny_config
+from videop2r.model import Policy, merge_adapter
 import videop2r.sampling # gives a Policy its `sample`
 from videop2r.tools.cli import main
 from videop2r.tokens import Coder, collate, encode, train_tokenizer
@@ -27,7 +27,7 @@ def made(folder, model_type):
     from transformers import AutoModelForImageTextToText
     coder = Coder(train_tokenizer([QUESTION] * 5 + ["0123456789. seconds"], 300), FAMILIES[model_type])
     torch.manual_seed(0)
-    AutoModelForImageTextToText.from_config(tiny_config(coder, hidden=64, layers=2, vision=64, depth=2)).save_pretrained(folder)
+    AutoModelForImageTextToText.from_config(coder.tiny_config(hidden=64, layers=2, vision=64, depth=2)).save_pretrained(folder)
     coder.save(folder, frames=N)
     return folder
 

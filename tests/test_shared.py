@@ -11,11 +11,11 @@ from videop2r.engine import shared
 from videop2r.families import family_of
 from videop2r.judge import base_judge
 from videop2r.losses import policy_loss
-from videop2r.model import Policy, add_lora, load, tiny_config
+from videop2r.model import Policy, add_lora, load
 from videop2r.engine.shared import OnCPU, group_backward, group_logprobs, merged, plain, prefill
 from videop2r.rollout import read_reference
 from videop2r.engine.decoding import decode
-from videop2r.sampling import draw_token, sample_plainly
+from videop2r.sampling import draw_token
 from videop2r.tokens import Coder, collate, encode, train_tokenizer
 from videop2r.video import Visual
 from videop2r.world import Question, gold, wording
@@ -29,7 +29,7 @@ QUESTIONS = ("How many?", "Who moves first, and which way?", "Which shape is it?
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    m = add_lora(Qwen2_5_VLForConditionalGeneration(tiny_config(CODER, layers=2)).eval().requires_grad_(False), CODER.family, rank=4, alpha=8)
+    m = add_lora(Qwen2_5_VLForConditionalGeneration(CODER.tiny_config(layers=2)).eval().requires_grad_(False), CODER.family, rank=4, alpha=8)
     for n, p in m.named_parameters():
         if "lora_B" in n: torch.nn.init.normal_(p, std=.1)
     return m
@@ -142,7 +142,7 @@ def test_the_fast_way_says_what_the_plain_way_says(model, temperature):
     policy = Policy(model, CODER)
     fast = policy.sample(examples, 3, 14, temperature, generator=[luck(i) for i in range(4)])
     for i, e in enumerate(examples):
-        rows, logprobs = sample_plainly(policy, e, 3, 14, temperature, luck(i))
+        rows, logprobs = policy.sample_plainly(e, 3, 14, temperature, luck(i))
         kept = fast.ids[3 * i:3 * i + 3, :len(rows[0])]
         assert kept.tolist() == [row[:kept.shape[1]] for row in rows]
         assert (fast.logprobs[3 * i:3 * i + 3, :kept.shape[1]] - logprobs[:, :kept.shape[1]]).abs().max() < 1e-5

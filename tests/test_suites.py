@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from videop2r.benchmarks import Predictions, differences, mark_all, numbers_of, read_predictions, score_all
+from videop2r.benchmarks import Predictions, differences, mark_all, read_predictions, score_all
 from videop2r.engine.suites import _FIELD, SUITE_READERS, SuiteReader, Within, check_media, read_suite, suite_prompt
 from videop2r.cot import SHORT, Prompt
 from videop2r.data import Record

@@ -2,7 +2,7 @@
 import math
 from itertools import product
 import pytest, torch
-from videop2r.toy import answered, exact_update, expected, group_advantages, learn, perfect, tables
+from videop2r.toy import answered, exact_update, expected, group_advantages, learn, tables
 
 PA, GRPO, BOTH = [[1, 0], [0, 1]], [[0, 1], [0, 1]], [[1, 1], [1, 1]]
 
@@ -46,7 +46,7 @@ def test_sampled_groups_estimate_it(matrix):
     clue = torch.arange(3).repeat(n, 1)
     seen, said, logprob = answered(logits, clue, g, torch.Generator().manual_seed(0))
     truth = clue[..., None].expand_as(seen)
-    rewards = torch.stack([perfect(truth, seen, None), (said == truth).float()], -1) @ torch.tensor(matrix).float().T
+    rewards = torch.stack([(seen == truth).float(), (said == truth).float()], -1) @ torch.tensor(matrix).float().T
     (each,) = torch.autograd.grad(((rewards - rewards.mean(2, keepdim=True)) * logprob).mean((1, 2)).sum(), logits)
     wanted = (1 - 1 / g) * enumerated(start(3), matrix).float()
     error = each.std(1) / n ** .5

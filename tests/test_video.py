@@ -9,7 +9,7 @@ from videop2r.engine import decode
 from videop2r.engine.decode import DECODERS, Table, decoders, read_clip, read_image, read_media
 from videop2r.engine.paint import png_uri
 from videop2r.families import FAMILIES, Family
-from videop2r.video import AtRate, Clip, VideoError, contact_sheet, patchify, prepare, resize, sample_indices, sampled_fps, smart_resize
+from videop2r.video import AtRate, Clip, VideoError, contact_sheet, prepare, resize, sample_indices, sampled_fps, smart_resize
 
 settings.register_profile("steady", deadline=None, database=None, derandomize=True)
 settings.load_profile("steady")
@@ -115,7 +115,7 @@ def test_sizes_are_the_familys(h, w, factor, bounds):
 def test_patches_against_slices(f, h, w, patch, merge, temporal):
     side = patch * merge
     x = torch.rand(f, 3, h * side, w * side)
-    rows, grid = patchify(x, patch, merge, temporal)
+    rows, grid = Family(patch=patch, merge=merge, temporal=temporal).patchify(x)
     want = []
     for t in range(0, f, temporal):
         layer = torch.stack([x[min(i, f - 1)] for i in range(t, t + temporal)], 1)

@@ -15,7 +15,7 @@ import numpy as np
 from .cot import parse
 from .engine.notation import lettered, shown
 from .engine.outcomes import ArmRun
-from .engine.paint import ARM_INK, ARMS, INK, TEXT, escaped, markdown_table, step_axis
+from .engine.paint import ARM_INK, ARMS, INK, TEXT, escaped, markdown_table, smooth, step_axis
 from .engine.remote import spoken
 from .evaluate import interval, wilson
 from .judge import tagless
@@ -75,14 +75,9 @@ def shown_interval(found: dict | None, places: int = 1) -> str:
     return "{} [{}, {}]".format(*told).replace("-", "−")
 
 # %% ../nbs/4_evidence/6_analysis.ipynb #bd2bc7b0
-def _smooth(values, window=9):
-    half = window // 2
-    parts = [values[max(0, i - half):i + half + 1] for i in range(len(values))]
-    return np.array([np.nanmean(part) if np.isfinite(part).any() else np.nan for part in parts])
-
 def _curve(ax, values, ink, dash, label):
     ax.plot(values, color=ink, alpha=.2, linewidth=.8)
-    ax.plot(_smooth(values), dash, color=ink, label=label, linewidth=1.8)
+    ax.plot(smooth(values, 9), dash, color=ink, label=label, linewidth=1.8)
 
 def _canvas(columns, rows=1, width=3.6, height=2.3):
     from matplotlib.figure import Figure

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['linear_patches', 'whole_windows', 'quantisation', 'load', 'Policy', 'token_positions', 'add_lora', 'load_adapter',
-           'token_ids', 'tiny_config', 'merge_adapter']
+           'token_ids', 'merge_adapter']
 
 # %% ../nbs/2_seeing/6_model.ipynb #1a12ede6
 import types, warnings
@@ -434,23 +434,24 @@ def token_ids(coder):
                  vision_start_token_id="vision_start", vision_end_token_id="vision_end")
     return {k: coder.tokenizer.convert_tokens_to_ids(getattr(coder.family, v)) for k, v in names.items()}
 
+@patch
 def tiny_config(
-    coder: Coder,
+    self: Coder,
     hidden: int = 128,   # width of the language model
     layers: int = 4,
     vision: int = 128,   # width of the vision tower
     depth: int = 2,      # layers of the vision tower
 ):
     "The architecture of the coder's family, small."
-    vocab = -(-len(coder.tokenizer) // 64) * 64
+    vocab = -(-len(self.tokenizer) // 64) * 64
     small = dict(qwen2_5_vl=_tiny_qwen2_5, qwen3_vl=_tiny_qwen3, qwen3_5=_tiny_qwen3_5)
-    kind, text, tower = small[coder.family.model_type](hidden, vision, depth, layers)
+    kind, text, tower = small[self.family.model_type](hidden, vision, depth, layers)
     heads = dict(num_attention_heads=hidden // 32, num_key_value_heads=hidden // 64)
     text = dict(vocab_size=vocab, hidden_size=hidden, intermediate_size=hidden * 3, num_hidden_layers=layers,
-                max_position_embeddings=4096, bos_token_id=None, eos_token_id=coder.eos, pad_token_id=coder.pad,
+                max_position_embeddings=4096, bos_token_id=None, eos_token_id=self.eos, pad_token_id=self.pad,
                 tie_word_embeddings=True, **heads, **text)
     tower = dict(depth=depth, hidden_size=vision, num_heads=vision // 32, out_hidden_size=hidden, **tower)
-    return kind(text_config=text, vision_config=tower, tie_word_embeddings=True, **token_ids(coder))
+    return kind(text_config=text, vision_config=tower, tie_word_embeddings=True, **token_ids(self))
 
 # %% ../nbs/2_seeing/6_model.ipynb #d78eb2e5
 def merge_adapter(

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field, replace
 from .cot import Trace, parse
 from .data import Record
-from .engine.paint import markdown_table
+from .engine.paint import escaped, markdown_table
 from .engine.remote import Reply, trace_of
 from .judge import Judge, Verdict
 from .scoring import score_record

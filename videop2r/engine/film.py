@@ -8,7 +8,7 @@ __all__ = ['training_film']
 # %% ../../nbs/engine/film.ipynb #2f768415
 from html import escape
 from ..cot import boundary
-from .paint import ARM_INK, ARMS, picture_html
+from .paint import ARM_INK, ARMS, picture_html, smooth
 from .script import live_html
 
 # %% ../../nbs/engine/film.ipynb #d03e00b9
@@ -18,19 +18,11 @@ def _pieces(text):
     if end is None: return [[text, "both"]]
     return [[text[:end], "perception"], [text[end:], "reasoning"]]
 
-def _smooth(values, window):
-    "Centred moving means over the numbers that there are; None where there is none."
-    half, found = window // 2, []
-    for i in range(len(values)):
-        near = [v for v in values[max(0, i - half):i + half + 1] if v is not None and v == v]
-        found.append(round(sum(near) / len(near), 4) if near else None)
-    return found
-
 def _lines(curves, processes=("perception", "reasoning")):
     "Of each process: the smoothed reward of each arm."
     window = max(3, max((len(v) for arm in curves.values() for v in arm.values()), default=0) // 12)
-    return {p: {arm: _smooth(found[f"reward_{p}"], window) for arm, found in curves.items() if f"reward_{p}" in found}
-            for p in processes}
+    return {p: {arm: smooth(found[f"reward_{p}"], window).round(4).tolist()
+                for arm, found in curves.items() if f"reward_{p}" in found} for p in processes}
 
 # %% ../../nbs/engine/film.ipynb #b4a2ca47
 def _told(film):

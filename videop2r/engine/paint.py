@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GROUND', 'INK', 'UNDERLINE', 'TEXT', 'WRONG', 'ARMS', 'ARM_INK', 'ABOVE', 'BELOW', 'UNKNOWN', 'shade', 'token_html',
            'legend_html', 'masks_html', 'printable', 'escaped', 'markdown_table', 'png', 'png_uri', 'picture_html',
-           'clip_uri', 'beside_html', 'arrows_picture', 'branches_picture', 'Shown', 'pipeline', 'step_axis',
+           'clip_uri', 'beside_html', 'arrows_picture', 'branches_picture', 'Shown', 'pipeline', 'step_axis', 'smooth',
            'as_shipped', 'behind']
 
 # %% ../../nbs/engine/paint.ipynb #86eb91c1
@@ -282,6 +282,19 @@ def step_axis(
     from matplotlib.ticker import MaxNLocator
     ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
     ax.set_xlabel(label)
+
+# %% ../../nbs/engine/paint.ipynb #a5087db9
+def smooth(
+    values,             # (steps,) may hold None or NaN
+    window: int = None, # steps; a twelfth of the run, at least 3, unless given
+):                      # (steps,) of numpy
+    "Centred moving mean over the values that are present; NaN where none is."
+    import numpy as np # here, since colours and tables need none
+    values = np.asarray(values, float)
+    half = (window or max(3, len(values) // 12)) // 2
+    parts = [values[max(0, i - half):i + half + 1] for i in range(len(values))]
+    known = [part[np.isfinite(part)] for part in parts]
+    return np.array([part.mean() if len(part) else np.nan for part in known])
 
 # %% ../../nbs/engine/paint.ipynb #d552f0f3
 @contextmanager

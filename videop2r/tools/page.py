@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DASH', 'FAINT', 'known', 'decimal', 'percent', 'signed', 'jsonable', 'notebook_html', 'section', 'table', 'bar_row',
-           'keys', 'folded', 'interval_bar', 'file_uri', 'playing', 'Chart', 'smooth', 'curves', 'web_page']
+           'keys', 'folded', 'interval_bar', 'file_uri', 'playing', 'Chart', 'curves', 'web_page']
 
 # %% ../../nbs/tools/page.ipynb #56246bfe
 import base64, io, math, re
@@ -16,7 +16,7 @@ import numpy as np
 from fastcore.xml import (
     FT, B, Body, Details, Div, Figure, Figcaption, Footer, H1, H2, H3, Head, Header, Html, I, Img,
     Main, Meta, P, Safe, Section, Span, Style, Summary, Table, Tbody, Td, Th, Thead, Title, Tr, Video, to_xml)
-from ..engine.paint import ARM_INK, INK, TEXT, png_uri, step_axis
+from ..engine.paint import ARM_INK, INK, TEXT, png_uri, smooth, step_axis
 
 # %% ../../nbs/tools/page.ipynb #1d5e4fe4
 DASH = '–'
@@ -285,16 +285,6 @@ class Chart:
         return Img(src=address, alt=self.alt, style='max-width:100%;background:#fff')
 
     def __ft__(self): return self.svg()
-
-# %% ../../nbs/tools/page.ipynb #02162a79
-def smooth(y, # (steps,) may hold NaN
-           window:int|None=None # steps; default a twelfth of the run, at least 3
-          ) -> np.ndarray:
-    "Centred moving mean over the values that are present; NaN where none is"
-    y = np.asarray(y, float)
-    half = (window or max(3, len(y)//12))//2
-    parts = [y[max(0, i-half):i+half+1] for i in range(len(y))]
-    return np.array([p[np.isfinite(p)].mean() if np.isfinite(p).any() else np.nan for p in parts])
 
 # %% ../../nbs/tools/page.ipynb #b9fe9a9f
 def _draw_curves(ax, lines, floor, across, upward):
