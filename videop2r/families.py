@@ -171,7 +171,7 @@ def visual_tokens(
 # %% ../nbs/2_seeing/3_families.ipynb #eecf5975
 @dataclass(frozen=True)
 class Shape:
-    "The sizes of a language model and its vision tower."
+    "The sizes of a language model and its vision tower; `Shape.known` has some by name."
     hidden: int
     layers: int
     heads: int

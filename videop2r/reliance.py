@@ -22,7 +22,7 @@ from .rollout import shuffled
 # %% ../nbs/4_evidence/8_reliance.ipynb #bffb1b1d
 @dataclass
 class Reliance:
-    "Rows of evaluation by what was done to the clip; 'as it is' first."
+    "Rows of evaluation by what was done to the clip (`Reliance.ways`); 'as it is' first."
     rows: dict # way -> rows of `evaluate`; None where a clip had no other
 
     def column(self, way, measure): return [row and row.get(measure) for row in self.rows[way]]

@@ -67,7 +67,7 @@ class Fields:
 
 @dataclass(frozen=True)
 class Command:
-    "What `videop2r` and these words call."
+    "What `videop2r` and these words call; `Command.known` has all by their words."
     words: str
     function: object
     fields: tuple # of `Fields`

@@ -44,7 +44,7 @@ from ..world import COMPOSED, CONTROL, SHIPPED, from_record, make_records, sampl
 # %% ../../nbs/tools/demo.ipynb #97fea2b5
 @dataclass(frozen=True)
 class Sizes:
-    "Sizes of a demo run."
+    "Sizes of a demo run; `Sizes.known` has those of each preset."
     records: int = 1600      # questions that the teacher writes traces for
     rl_records: int = 1200   # questions of the RL stage
     heldout: int = 667       # evaluation records; a multiple of 29 balances the kinds

@@ -44,7 +44,7 @@ def _entry(row, column): return [[1., .5], [0., 1.]][row][column]
 # %% ../../nbs/tools/exercises.ipynb #fdd8aefb
 @dataclass(frozen=True)
 class Exercise:
-    "A task: the library's answer, the cases that an answer is tried on, and what it returns."
+    "A task of `Exercise.known`: the library's answer, the cases that an answer is tried on, and what it returns."
     truth: object  # a function of a case's arguments
     cases: tuple   # of (arguments, hint)
     returns: str   # in words

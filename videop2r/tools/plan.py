@@ -395,7 +395,7 @@ def held(
 # %% ../../nbs/tools/plan.ipynb #c4b64d7b
 @dataclass(frozen=True)
 class Gpu:
-    "A card: memory in GB of 10⁹ bytes, bf16 teraflops, GB/s, dollars an hour."
+    "A card: memory in GB of 10⁹ bytes, bf16 teraflops, GB/s, dollars an hour; `Gpu.known` has some by name."
     gb: float
     tflops: float = 312
     bandwidth: float = 2039

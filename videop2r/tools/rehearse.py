@@ -171,7 +171,7 @@ def filled(model, device, seed: int = 0):
 # %% ../../nbs/tools/rehearse.ipynb #aa000015
 @dataclass
 class Stand:
-    "A model, a prompt of the true size, and a group of responses."
+    "What `Stand.stages` run on: a model, prompts of the true size, and a group of responses."
     policy: Policy     # with a trainable adapter
     settings: Settings # of a `Plan`
     rl: object         # of the preset: `RL`

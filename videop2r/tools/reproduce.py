@@ -32,7 +32,7 @@ from ..world import SHIPPED, samples
 # %% ../../nbs/tools/reproduce.ipynb #8d56bd26
 @dataclass(frozen=True)
 class Arm:
-    "What is done differently from PA-GRPO's run at the same budget."
+    "What is done differently from PA-GRPO's run at the same budget; `Arm.known` has all by name."
     says: str
     recipe: dict = field(default_factory=dict) # fields of `Recipe`
     start: str | None = "sft" # SFT that it starts from: 'sft', 'sft-agnostic'; None is the base
@@ -68,7 +68,7 @@ Arm.known |= dict(
 # %% ../../nbs/tools/reproduce.ipynb #1209175b
 @dataclass(frozen=True)
 class Cell:
-    "One arm, one world, one seed."
+    "One arm, one of `Cell.worlds`, one seed."
     point: str
     seed: int
     arm: str
@@ -286,7 +286,7 @@ def run_cells(
 
 # %% ../../nbs/tools/reproduce.ipynb #c0432aae
 class Results(dict):
-    "Cell -> its result, as `run_cell` keeps it."
+    "Cell -> its result, as `run_cell` keeps it, to be held to `Results.claims`."
     @classmethod
     def load(cls, *folders):
         "Kept results of cells; a file that is no result is refused by name."
