@@ -31,7 +31,7 @@ def main():
     args = parser.parse_args()
     from videop2r.cot import SHORT
     from videop2r.engine.suites import SuiteReader, Within
-    from videop2r.tools.predict import Decoding, Local, evaluate_suite, questions_of
+    from videop2r.tools.predict import Decoding, Evaluated, Local, questions_of
     data = ROOT / "data_samples"
     how = Decoding(args.frames, limit=args.limit, temperature=0, batch=args.batch)
     model, questions = Local(data / "base", how), questions_of("records", data / "heldout.jsonl")
@@ -42,7 +42,7 @@ def main():
     start = time.perf_counter()
     alone = one_by_one(model, questions, reader, SHORT, args.limit)
     middle = time.perf_counter()
-    rows = evaluate_suite(model, questions, reader, tempfile.mkdtemp(), SHORT, quiet=True).rows
+    rows = Evaluated.of(model, questions, reader, tempfile.mkdtemp(), SHORT, quiet=True).rows
     seconds = dict(zip(("generate, one by one", "eval"), (middle - start, time.perf_counter() - middle)))
     same = sum(row["response"] == alone[row["id"]] for row in rows)
     first = seconds["generate, one by one"]

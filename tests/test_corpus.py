@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings, strategies as st
 from videop2r.tools.cli import main
-from videop2r.tools.corpus import check_set, convert, quantile, shares, subset, survey
+from videop2r.tools.corpus import Subset, Survey, check_set, convert, quantile, shares
 from videop2r.data import MEDIA, TASKS, Record, RecordError, read_jsonl, read_records, write_jsonl
 
 
@@ -23,7 +23,7 @@ def rows(tmp_path):
 
 
 def test_survey_counts(tmp_path, rows):
-    s = survey(tmp_path / "all.jsonl")
+    s = Survey.of(tmp_path / "all.jsonl")
     assert s.types == Counter((r.problem_type, r.data_type) for r in rows) and s.sources == Counter(r.data_source for r in rows)
     assert s.words["perception"] == Counter(len(r.observation.split()) for r in rows if r.observation)
     assert f"| all | {sum(r.data_type == 'image' for r in rows)} |" in s._repr_markdown_() and s.plot().get_xlabel()
@@ -45,20 +45,20 @@ def test_shares_are_whole_and_proportional(sizes, part):
 
 @pytest.mark.parametrize("n", [1, 20, 200])
 def test_a_subset_is_ordered_proportional_and_lists_its_media(tmp_path, rows, n):
-    done = subset(tmp_path / "all.jsonl", n, tmp_path / "s", seed=1)
+    done = Subset.draw(tmp_path / "all.jsonl", n, tmp_path / "s", seed=1)
     kept = read_jsonl(tmp_path / "s/records.json.gz")
     ids = [int(r.problem_id) for r in kept]
     assert len(set(ids)) == n and ids == sorted(ids)
     assert (tmp_path / "s/media.txt").read_text().split() == sorted({r.path[2:] for r in kept}) and done.media == len({r.path for r in kept})
     manifest = json.loads((tmp_path / "s/manifest.json").read_text())
     assert Counter((r.problem_type, r.data_type, r.data_source) for r in kept) == {(s["type"], s["medium"], s["source"]): s["taken"] for s in manifest["strata"] if s["taken"]}
-    subset(tmp_path / "all.jsonl", n, tmp_path / "again", seed=1)
+    Subset.draw(tmp_path / "all.jsonl", n, tmp_path / "again", seed=1)
     assert read_jsonl(tmp_path / "again/records.json.gz") == kept
 
 
 @pytest.mark.parametrize("n", [0, 201])
 def test_a_subset_of_a_wrong_size_is_refused(tmp_path, rows, n):
-    with pytest.raises(ValueError, match="ask for 1 to 200"): subset(tmp_path / "all.jsonl", n, tmp_path / "s")
+    with pytest.raises(ValueError, match="ask for 1 to 200"): Subset.draw(tmp_path / "all.jsonl", n, tmp_path / "s")
 
 
 def test_check_names_everything_and_goes_on(tmp_path, rows):

@@ -10,7 +10,7 @@ from videop2r.engine.runs import RunFolder, save_adapter
 from videop2r.model import Policy, add_lora, load, merge_adapter
 from videop2r.families import FAMILIES
 from videop2r.tools.cli import main
-from videop2r.tools.corpus import subset
+from videop2r.tools.corpus import Subset
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "data_samples"
@@ -57,7 +57,7 @@ def test_an_adapter_that_cannot_be_written_leaves_the_old_one_whole(tmp_path, fu
     assert {path.name: path.read_bytes() for path in (tmp_path / "last").iterdir()} == before
 
 @pytest.mark.parametrize("work", [
-    lambda out: audit(SAMPLES, [], out, quiet=True), lambda out: subset(SAMPLES / "train.jsonl", 2, out),
+    lambda out: audit(SAMPLES, [], out, quiet=True), lambda out: Subset.draw(SAMPLES / "train.jsonl", 2, out),
     lambda out: RunFolder(out, dict(a=1)).__enter__(), lambda out: main(["data", "subset", str(SAMPLES / "train.jsonl"), "-n", "2", "--out", str(out)])])
 def test_a_folder_in_use_is_refused_and_one_of_the_dead_is_not(tmp_path, work, capsys):
     (tmp_path / "out").mkdir()

@@ -5,7 +5,7 @@ import pytest
 from videop2r.recipe import RL
 from videop2r.sft import SFT
 from videop2r.tools.cli import main
-from videop2r.tools.funnel import text_map
+from videop2r.tools.funnel import Funnel
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
 TINY = ["--preset", "tiny", "--prompt", "short", "--frames", 2, "--steps", 4]
@@ -71,7 +71,7 @@ def test_nothing_kept_is_a_funnel_and_no_fault(tmp_path, capsys):
         code, said = run(capsys, "generate", "--records", records, "--media", tmp_path, "--teacher", f"local:{SAMPLES / 'teacher'}", "--judge", "oracle",
                          "--prompt", "short", "--limit", 8, "--frames", 2, "--out", tmp_path / records.stem)
         assert code == 0 and "vocabulary" not in said.err
-    assert text_map(dict(perception=["", "…"], reasoning=[])) == {}
+    assert Funnel.places(dict(perception=["", "…"], reasoning=[])) == {}
 
 def test_a_subset_of_nothing_says_so(tmp_path, capsys):
     (tmp_path / "none.jsonl").write_text("")

@@ -8,7 +8,7 @@ from videop2r.cot import SHORT
 from videop2r.data import write_jsonl
 from videop2r.tools.cli import main
 from videop2r.tools.funnel import FUNNEL, Funnel, write_funnel
-from videop2r.tools.pipeline import ChatTeacher, LocalTeacher, dry_run, generate
+from videop2r.tools.pipeline import ChatTeacher, Forecast, LocalTeacher, generate
 from videop2r.judge import ORACLE, Judge, Verdict
 from videop2r.engine.remote import OpenAIChat, Reply
 from videop2r.tokens import Coder
@@ -165,13 +165,13 @@ def test_a_stopped_run_keeps_what_is_finished(clips, tmp_path, number):
     assert len(teacher.asked) == 18 - n and len(made.kept) == 18
 
 def test_a_dry_run_asks_nothing_and_makes_nothing(clips, tmp_path):
-    forecast = dry_run(*clips, teacher := Gold(), ORACLE, tmp_path / "run", prompt=SHORT, how="lenient", judge_price=(3., 15.))
+    forecast = Forecast.of(*clips, teacher := Gold(), ORACLE, tmp_path / "run", prompt=SHORT, how="lenient", judge_price=(3., 15.))
     assert not teacher.asked and not (tmp_path / "run").exists()
     assert (forecast.calls, forecast.visual, forecast.written) == (18, 18 * 1024, 18 * 64)
     assert forecast.dollars == pytest.approx((forecast.visual + forecast.text) * 1e-6 + 18 * 64 * 2e-6 + 18 * (600 * 3 + 150 * 15) * 1e-6)
     run(clips, teacher, tmp_path / "run")
-    assert dry_run(*clips, teacher, ORACLE, tmp_path / "run", prompt=SHORT, how="lenient").calls == 0
-    with pytest.raises(ValueError, match="threshold"): dry_run(*clips, teacher, ORACLE, tmp_path / "run", prompt=SHORT, how="lenient", threshold=.9)
+    assert Forecast.of(*clips, teacher, ORACLE, tmp_path / "run", prompt=SHORT, how="lenient").calls == 0
+    with pytest.raises(ValueError, match="threshold"): Forecast.of(*clips, teacher, ORACLE, tmp_path / "run", prompt=SHORT, how="lenient", threshold=.9)
 
 def test_the_report_adds_up(clips, by_hand):
     page, figures = write_funnel(by_hand.out).read_text(), Funnel.read(by_hand.out).figures()

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from videop2r.data import read_records
 from videop2r.tools.cli import main
-from videop2r.tools.importing import guess_columns, import_table, read_table
+from videop2r.tools.importing import Imported, read_table
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
 CLIP, STILL = (next((SAMPLES / "clips").glob(end)) for end in ("*.mp4", "*.png"))
@@ -20,7 +20,7 @@ def media(tmp_path):
 def table(folder, text, name="t.csv", encoding="utf-8"):
     path = folder.parent / name
     path.write_bytes(text.encode(encoding))
-    return import_table(path, folder)
+    return Imported.of(path, folder)
 
 HEAD = "file,question,answer\n"
 
@@ -92,7 +92,7 @@ def test_a_table_that_is_none_is_refused_with_a_remedy(media, text, why):
 def test_plain_objects_and_a_sheet_without_its_package(media, tmp_path):
     rows = [dict(video="one.mp4", question="Which?", options=["left", "right"], answer="right"), 7, dict(video="one.mp4", question="What?", answer=float("nan"))]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = import_table(tmp_path / "t.jsonl", media)
+    done = Imported.of(tmp_path / "t.jsonl", media)
     assert done.records[0].truth == "B" and [bad["row"] for bad in done.rejected] == [2, 3]
     (tmp_path / "t.xlsx").write_bytes(b"PK")
     with pytest.raises(Exception, match="openpyxl|zip"): read_table(tmp_path / "t.xlsx")

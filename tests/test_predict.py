@@ -9,7 +9,7 @@ from videop2r.cot import SHORT
 from videop2r.engine.suites import SuiteReader, Within
 from videop2r.tools.cli import main
 from videop2r.engine.suites import Suite
-from videop2r.tools.predict import Decoding, Local, evaluate_suite, questions_of
+from videop2r.tools.predict import Decoding, Evaluated, Local, questions_of
 from storm import LONG
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
@@ -21,7 +21,7 @@ def model(): return Local(SAMPLES / "base", HOW)
 @pytest.fixture(scope="module")
 def questions(): return questions_of("records", SAMPLES / "heldout.jsonl").subset(20)
 
-def ask(model, questions, out, media=SAMPLES, **kw): return evaluate_suite(model, questions, media, out, SHORT, quiet=True, **kw)
+def ask(model, questions, out, media=SAMPLES, **kw): return Evaluated.of(model, questions, media, out, SHORT, quiet=True, **kw)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_kills_leave_the_same_predictions_and_means(model, questions, tmp_path):

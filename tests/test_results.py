@@ -9,7 +9,7 @@ from videop2r.cot import parse
 from videop2r.data import read_records
 from videop2r.judge import ORACLE
 from videop2r.scoring import score_record
-from videop2r.tools.report import Report, compare
+from videop2r.tools.report import Comparison, Report
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = sorted((ROOT/"nbs"/"4_evidence"/"demo").glob("seed*"))
@@ -22,7 +22,7 @@ def lesson():
 
 def test_front_page_and_lesson_hold_what_the_reports_say():
     readme, results = (ROOT/"README.md").read_text(encoding="utf-8"), lesson()
-    several = compare(RUNS)._repr_markdown_()
+    several = Comparison.of(RUNS)._repr_markdown_()
     assert several in readme and several in results and Report.load(RUNS[0])._repr_markdown_() in results
 
 def test_front_page_tells_what_the_demo_took():

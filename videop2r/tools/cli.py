@@ -122,8 +122,8 @@ def _analyse(
     questions: int = 0,    # composed held-out questions that are asked again; 0 for all
 ):
     "The paper's analyses of a run: examination, reliance on the clip, judge, collapse, difficulty"
-    from videop2r.tools.analyses import analyse
-    _say(f"the page: {analyse(run, samples, questions)}, the figures: analyses.json beside it")
+    from videop2r.tools.analyses import Studied
+    _say(f"the page: {Studied.write(run, samples, questions)}, the figures: analyses.json beside it")
 
 # %% ../../nbs/tools/cli.ipynb #b695e213
 @command()
@@ -300,8 +300,8 @@ def _data_import(
     skip_bad: bool = False, # rows that are left out are no failure
 ):
     "Make records of a folder of clips and a table of questions; exit code 1 where a row is left out"
-    from videop2r.tools.importing import import_table, write_import
-    done = import_table(table, media, columns)
+    from videop2r.tools.importing import Imported, write_import
+    done = Imported.of(table, media, columns)
     for row in done.rejected: _fault(f"row {row['row']}, column {row['column']!r}: {row['reason']}")
     beside = write_import(done, out)
     _say(f"{done._repr_markdown_()}\n\nrecords: {out}" + (f", left out: {beside}" if beside else ""))
@@ -326,8 +326,8 @@ def _data_stats(
     plot: str = None, # draw the words of each process, as .png, .svg or .pdf
 ):
     "Count types, media, sources and words"
-    from videop2r.tools.corpus import survey
-    found = survey(files)
+    from videop2r.tools.corpus import Survey
+    found = Survey.of(files)
     _say(found._repr_markdown_())
     if not plot: return
     from pathlib import Path
@@ -345,8 +345,8 @@ def _data_subset(
     seed: int = 0,       # of the draw
 ):
     "Draw a part with the same mix, and list the media it needs"
-    from videop2r.tools.corpus import subset
-    _say(subset(files, N, out, seed, on_bad=_fault)._repr_markdown_())
+    from videop2r.tools.corpus import Subset
+    _say(Subset.draw(files, N, out, seed, on_bad=_fault)._repr_markdown_())
     _say(f"\nrecords: {out}/records.json.gz, the media they need: {out}/media.txt")
 
 # %% ../../nbs/tools/cli.ipynb #644a286b
@@ -466,8 +466,8 @@ def _reader(media, settings, cache, sampler, seconds):
     return Reader(media, **sizes, cache=cache, sampler=sampler_of(sampler), seconds=seconds)
 
 def _write_traces(given, how, dry_run, judge_price):
-    from videop2r.tools.pipeline import dry_run as forecast, generate as write
-    if dry_run: return _say(forecast(*given, judge_price=judge_price, **how)._repr_markdown_())
+    from videop2r.tools.pipeline import Forecast, generate as write
+    if dry_run: return _say(Forecast.of(*given, judge_price=judge_price, **how)._repr_markdown_())
     _say(write(*given, **how)._repr_markdown_())
     from videop2r.tools.funnel import write_funnel
     out = given[4]
@@ -597,14 +597,14 @@ def _eval(
 # %% ../../nbs/tools/cli.ipynb #01fe8c46
 def _answer_all(asked, benchmark, data, media, out, subset, reading, how, settings):
     "Questions and media first, then the model."
-    from videop2r.tools.predict import evaluate_suite, questions_of
+    from videop2r.tools.predict import Evaluated, questions_of
     from videop2r.engine.suites import SuiteReader, Within, check_media
     questions = questions_of(benchmark, data)
     for fault in questions.faults: _fault(fault)
     if subset: questions = questions.subset(subset, settings["seed"])
     if not how["skip_missing"]: check_media(questions.records, media)
     reader = SuiteReader(media, settings["frames"], settings["pixels"], sampler=Within(), **reading)
-    done = evaluate_suite(asked(), questions, reader, out, **how)
+    done = Evaluated.of(asked(), questions, reader, out, **how)
     _say(f"{done._repr_markdown_()}\n\npredictions: {out}/predictions.jsonl; score them: videop2r score {out}/predictions.jsonl")
 
 # %% ../../nbs/tools/cli.ipynb #95e3b427
