@@ -4,8 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import pytest
+from videop2r.data import read_jsonl
 from videop2r.judge import ORACLE
+from videop2r.model import Policy
 from videop2r.recipe import RL
+from videop2r.room import events
 from videop2r.sft import SFT
 from videop2r.tools import demo
 from videop2r.tools.cli import main
@@ -50,6 +53,15 @@ def test_a_spoilt_judge_agrees_as_often_as_told_and_always_says_the_same(tmp_pat
     right = [ORACLE(*each).yes for each in asked]
     assert abs(np.mean(np.equal(said, right)) - agrees) < 4 * np.sqrt(agrees * (1 - agrees) / len(asked))
     assert said[:50] == [judge(*each).yes for each in asked[:50]]
+
+def test_the_base_s_own_answer_follows_what_was_observed():
+    "Of composed questions: right from the whole observation, and from that of another question hardly more often than by luck."
+    records = [r for r in read_jsonl(SAMPLES / "heldout.jsonl") if events(r) is not None][:12]
+    judge = Arm.known["own"].asks(lambda: Policy.load(SAMPLES / "base"))
+    seen = [gold_observation(from_record(r)) for r in records]
+    assert sum(judge(*each).yes for each in zip(records, seen)) >= 9
+    assert sum(judge(r, "I look at the cups.").yes for r in records) <= 7
+    assert judge(records[0], "").yes is False and Arm.known["pagrpo"].asks(None) is ORACLE
 
 def test_an_effect_is_the_mean_over_seeds_of_paired_differences():
     rng = np.random.default_rng(1)

@@ -19,11 +19,12 @@ from tqdm.auto import tqdm
 from ..engine.files import read_json, write_text
 from ..engine.paint import markdown_table
 from ..evaluate import evaluate
-from ..examination import BRIEF
+from ..examination import BRIEF, Answerer
 from ..judge import ORACLE, Judge, Verdict
 from ..model import load_adapter
 from ..rewards import PROCESSES
 from ..room import events
+from ..scoring import score_record
 from .demo import (
     Run, demo_records, tune, tune_on, policy_of, prompts_of, teach, traces_of, train_arm)
 from .launch import prompt_of
@@ -37,6 +38,7 @@ class Arm:
     recipe: dict = field(default_factory=dict) # fields of `Recipe`
     start: str | None = "sft" # SFT that it starts from: 'sft', 'sft-agnostic'; None is the base
     agrees: float = 1.        # share of the oracle's verdicts that stand; the others are turned round
+    judge: str = "oracle"     # or 'own': the base's own answer stands for a judge
     rl: bool = True
 
 def _rl(says, **recipe): return Arm(says, recipe)
@@ -63,7 +65,8 @@ Arm.known |= dict(
     dynamic=_rl("length bounds that follow the group", bounds="dynamic"),
     rloo=_rl("leave one out", advantage="rloo"),
     no_std=_rl("no division by the deviation", advantage="dr_grpo"),
-    between=_rl("half of R_R for the observation", credit=((1., .5), (0., 1.))))
+    between=_rl("half of R_R for the observation", credit=((1., .5), (0., 1.))),
+    own=Arm("no judge: the base's own answer", judge="own"))
 
 # %% ../../nbs/tools/reproduce.ipynb #1209175b
 @dataclass(frozen=True)
@@ -122,6 +125,21 @@ def spoilt(
         return Verdict(not right.yes, f"turned round: {right.reason}")
     return Judge(ask, f"oracle, right in {agrees:.0%}")
 
+# %% ../../nbs/tools/reproduce.ipynb #a8ce8075
+def _own_answer(policy):
+    answer, known = Answerer(policy, begun=True), {} # a reply begins with the observation
+    def ask(record, observation):
+        key = record.problem_id, observation
+        if key not in known: [known[key]] = answer([record], [None], [observation])
+        right = score_record(record, known[key], "lenient") == 1
+        return Verdict(right, f"the base answers {known[key]!r}")
+    return Judge(ask, "the base's own answer")
+
+@patch
+def asks(self: Arm, base) -> Judge: # base: () -> Policy, beside the one that is trained
+    "Whom the arm asks whether an observation suffices."
+    return _own_answer(base()) if self.judge == "own" else spoilt(self.agrees)
+
 # %% ../../nbs/tools/reproduce.ipynb #fb7ef7ee
 @patch
 def run(self: Cell, out, preset: str, samples_dir) -> Run:
@@ -151,7 +169,7 @@ def _adapter(run, cell) -> Path | None:
     arm = Arm.known[cell.arm]
     if arm.start == "sft-agnostic": run.stage(arm.start, lambda: _learn_agnostic(run))
     if not arm.rl: return arm.start and run.out / arm.start / "last"
-    given = dict(recipe=arm.recipe, judge=spoilt(arm.agrees), start=arm.start)
+    given = dict(recipe=arm.recipe, judge=arm.asks(lambda: policy_of(run)), start=arm.start)
     run.stage(cell.arm, lambda: train_arm(run, cell.arm, **given))
     return run.out / cell.arm / "last"
 
@@ -357,6 +375,7 @@ Results.claims = ( # the paper's, as hypotheses
     Hypothesis("T-GRPO is no substitute", "tgrpo", "pagrpo"),
     Hypothesis("thought and answer part less often", "grpo", "pagrpo", "mismatch", sign=-1),
     Hypothesis("a better judge, 80% to always right", "judge80", "pagrpo", paper=1.3),
+    Hypothesis("no judge is needed: the base's own answer", "grpo", "own", "sufficient"),
 )
 
 # %% ../../nbs/tools/reproduce.ipynb #24d15da2
