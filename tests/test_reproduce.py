@@ -84,6 +84,17 @@ def test_the_interval_knows_that_seeds_differ():
     found = results.effect("grpo", "pagrpo")
     assert found["diff"] == 0 and (found["lo"], found["hi"]) == (-1, 1) # 1 draw in 27 is wholly −1
 
+def test_two_runs_of_a_seed_count_once():
+    stats = pytest.importorskip("scipy.stats")
+    results = Results({Cell("shipped", seed, arm): result("0" * (10 - n) + "1" * n) for seed in range(4) for arm, n in dict(grpo=4, pagrpo=4 + seed).items()})
+    others = [dict(seed=seed, exact=dict(diff=.2)) for seed in (0, 1, 3, 7)]
+    found = results.twice(others)
+    assert found["seeds"] == {0: (.2, 0.), 1: (.2, pytest.approx(.1)), 3: (.2, pytest.approx(.3))}
+    means = [.1, .15, .25]
+    low, high = stats.t.interval(.95, 2, np.mean(means), stats.sem(means))
+    assert (found["diff"], found["lo"], found["hi"]) == pytest.approx((np.mean(means), low, high), abs=1e-4)
+    with pytest.raises(ValueError, match="1 seeds were run twice"): results.twice(others[:1])
+
 def test_arms_that_were_not_run_are_said_to_be_not_run():
     results = Results({Cell("shipped", 0, "grpo"): result("0011")})
     assert results.effect("grpo", "pagrpo") is None and verdict(None) == "not run"

@@ -2760,6 +2760,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'videop2r/tools/reproduce.py'),
                                           'videop2r.tools.reproduce.Results.picture': ( 'tools/reproduce.html#results.picture',
                                                                                         'videop2r/tools/reproduce.py'),
+                                          'videop2r.tools.reproduce.Results.twice': ( 'tools/reproduce.html#results.twice',
+                                                                                      'videop2r/tools/reproduce.py'),
                                           'videop2r.tools.reproduce.Results.verdicts': ( 'tools/reproduce.html#results.verdicts',
                                                                                          'videop2r/tools/reproduce.py'),
                                           'videop2r.tools.reproduce.Results.where': ( 'tools/reproduce.html#results.where',

@@ -349,6 +349,23 @@ def effect(
     means = {seed: float(each.mean()) for seed, each in gaps.items()}
     return dict(diff=float(np.mean(list(means.values()))), lo=float(low), hi=float(high), seeds=means)
 
+# %% ../../nbs/tools/reproduce.ipynb #8a24615b
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262) # two-sided 95%, 1 to 9 degrees of freedom
+
+@patch
+def twice(
+    self: Results, others, # rows of `Comparison`: other runs of PA-GRPO beside GRPO
+    measure: str = "exact",
+) -> dict: # diff, lo, hi in shares; seeds: seed -> (there, here)
+    "PA-GRPO − GRPO over seeds that were run twice; `ValueError` where fewer than two were, or more than ten."
+    here = (self.effect("grpo", "pagrpo", measure) or dict(seeds={}))["seeds"]
+    pairs = {row["seed"]: (row[measure]["diff"], here[row["seed"]]) for row in others if row["seed"] in here}
+    if not 2 <= len(pairs) <= 10: raise ValueError(f"{len(pairs)} seeds were run twice; 2 to 10 are needed")
+    means = [np.mean(pair) for pair in pairs.values()]
+    half = _STUDENT[len(means) - 2] * np.std(means, ddof=1) / len(means) ** .5
+    middle = np.mean(means)
+    return dict(diff=float(middle), lo=float(middle - half), hi=float(middle + half), seeds=pairs)
+
 # %% ../../nbs/tools/reproduce.ipynb #aad2e3cd
 @dataclass(frozen=True)
 class Hypothesis:
