@@ -1,5 +1,5 @@
 """The prompt that is run once, against the stock forward pass on the padded batch, in which every response carries its own prompt and pixels."""
-import random, warnings
+import random, warnings, weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -214,3 +214,21 @@ def test_light_adapters_are_the_base_s_precision_and_full_again_afterwards():
         assert {p.dtype for p in lora.values()} == {torch.bfloat16}
         raise KeyError
     assert all(torch.equal(p, before[n]) and p.dtype == torch.float32 for n, p in lora.items())
+
+def test_nothing_of_the_layers_is_held_while_logits_are_made(model, monkeypatch):
+    "The reference's pass: keys and values of the prompt, and the states by turns, are gone by then."
+    prompts, batch, _ = group([CLIP, PLAIN], 3, [4, 7, 2, 5, 3, 6])
+    held, found = [], []
+    def noted(*args):
+        held.append(made := prefill(*args))
+        return made
+    def look(self, states, *args, **kw):
+        refs = [weakref.ref(each) for each in held]
+        held.clear()
+        found.extend(ref() for ref in refs)
+        return logprobs(self, states, *args, **kw)
+    logprobs = Policy.token_logprobs
+    monkeypatch.setattr(shared, "prefill", noted)
+    monkeypatch.setattr(Policy, "token_logprobs", look)
+    with torch.no_grad(): group_logprobs(Policy(model, CODER), prompts, batch.response, batch.response_mask, 3, rows=2)
+    assert found == [None]
