@@ -36,6 +36,7 @@ class Survey:
         for process, text in dict(perception=record.observation, reasoning=record.process).items():
             if text: self.words[process][len(text.split())] += 1
 
+# %% ../../nbs/tools/corpus.ipynb #a0c845aa
 @patch(cls_method=True)
 def of(cls: Survey,
     path,        # files, as in `parts_of`
