@@ -10,7 +10,7 @@ from videop2r.model import Policy
 from videop2r.recipe import RL
 from videop2r.room import events
 from videop2r.sft import SFT
-from videop2r.tools import demo
+from videop2r.tools import demo, reproduce
 from videop2r.tools.cli import main
 from videop2r.tools.reproduce import (
     Arm, Cell, Results, picked, every_cell, run_cell, spoilt, verdict)
@@ -94,6 +94,10 @@ def test_two_runs_of_a_seed_count_once():
     low, high = stats.t.interval(.95, 2, np.mean(means), stats.sem(means))
     assert (found["diff"], found["lo"], found["hi"]) == pytest.approx((np.mean(means), low, high), abs=1e-4)
     with pytest.raises(ValueError, match="1 seeds were run twice"): results.twice(others[:1])
+
+def test_student_s_numbers_are_scipy_s():
+    stats = pytest.importorskip("scipy.stats")
+    assert reproduce._STUDENT == pytest.approx([stats.t.ppf(.975, n) for n in range(1, 10)], abs=6e-4)
 
 def test_arms_that_were_not_run_are_said_to_be_not_run():
     results = Results({Cell("shipped", 0, "grpo"): result("0011")})

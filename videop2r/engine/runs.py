@@ -206,13 +206,15 @@ def _ends(path, n=1 << 16):
 
 # %% ../../nbs/engine/runs.ipynb #68dfe220
 def fingerprint(
-    folder, # of a checkpoint, or a hub name
+    folder, # of a checkpoint or an adapter, or a hub name
 ) -> str:   # the name and eight hexadecimal digits
     "A checkpoint's name: from its config, and the size and both ends of each file of weights; the hub's commit."
     if not Path(folder).is_dir(): return f"{source_of(folder)[0]} {commit_of(folder)[:8]}".strip()
     folder = Path(folder)
     weights = [_ends(path) for path in sorted(folder.glob("*.safetensors"))]
-    return f"{folder.resolve().name} {digest((folder / 'config.json').read_text(encoding='utf-8'), *weights)[:8]}"
+    config = folder / "config.json" # an adapter has none: its own names the place of its base
+    told = config.read_text(encoding="utf-8") if config.exists() else ""
+    return f"{folder.resolve().name} {digest(told, *weights)[:8]}"
 
 def base_of(model) -> dict: # {"base", "trained"}
     "The base of a model with adapters, by fingerprint, and what of it is trained."

@@ -90,10 +90,7 @@ class Local:
     "A checkpoint on this machine, with or without an adapter."
     def __init__(self, folder, decoding, adapter=None, nf4=False):
         self.decoding, self.name = decoding, fingerprint(folder) + " in NF4" * nf4
-        if adapter: # its folder's name and eight hexadecimal digits of its weights' ends, or its hub name
-            weights = sorted(Path(adapter).glob("*.safetensors"))
-            ends = [(each.name, each.stat().st_size, each.read_bytes()[-(1 << 16):].hex()) for each in weights]
-            self.name += f" with {Path(adapter).resolve().name} {digest(ends)[:8]}" if weights else f" with {adapter}"
+        if adapter: self.name += f" with {fingerprint(adapter)}"
         self.policy = Policy.load(folder, nf4=nf4, adapter=adapter).eval()
 
 # %% ../../nbs/tools/predict.ipynb #bf4fdb23

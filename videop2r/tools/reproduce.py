@@ -90,15 +90,19 @@ class Cell:
             raise ValueError(f"cell {text!r}: write world/seed/arm, as in shipped/0/grpo")
         if parts[2] not in Arm.known: raise ValueError(f"arm {parts[2]!r}: use one of {', '.join(Arm.known)}")
         if parts[0] not in Cell.worlds:
-            known = "shipped, or one of clear, shipped, noisy, a hyphen and one of short, shipped, long"
+            seen, thought = (", ".join(settings) for settings in Cell.dials.values())
+            known = f"shipped, or one of {seen}, a hyphen and one of {thought}"
             raise ValueError(f"world {parts[0]!r}: use {known}")
         return cls(parts[0], int(parts[1]), parts[2])
 
 # %% ../../nbs/tools/reproduce.ipynb #694223a3
+Cell.dials = dict( # dial -> setting -> fields of `World`
+    seeing=dict(clear=dict(quick=.3), shipped={}, noisy=dict(noise=12)),
+    thinking=dict(short=dict(swaps=(1, 1)), shipped={}, long=dict(swaps=(3, 3))))
+
 Cell.worlds = { # 'shipped', or a setting of each dial, as in 'clear-long' -> World
-    f"{seeing}-{thinking}".replace("shipped-shipped", "shipped"): replace(SHIPPED, **seen, **thought)
-    for seeing, seen in dict(clear=dict(quick=.3), shipped={}, noisy=dict(noise=12)).items()
-    for thinking, thought in dict(short=dict(swaps=(1, 1)), shipped={}, long=dict(swaps=(3, 3))).items()}
+    f"{a}-{b}".replace("shipped-shipped", "shipped"): replace(SHIPPED, **seen, **thought)
+    for a, seen in Cell.dials["seeing"].items() for b, thought in Cell.dials["thinking"].items()}
 
 # %% ../../nbs/tools/reproduce.ipynb #7ce01762
 def every_cell(
@@ -461,14 +465,16 @@ def where(self: Results) -> list: # a dict a point that has been run
 
 # %% ../../nbs/tools/reproduce.ipynb #28921d68
 def _grid(ax, found, name, title, top):
+    across, down = Cell.dials.values()
     gains = {each["point"]: 100 * each["gains"][name] for each in found}
-    cells = np.array([gains.get(point, np.nan) for point in Cell.worlds]).reshape(3, 3).T
+    cells = [gains.get(point, np.nan) for point in Cell.worlds] # seeing by thinking
+    cells = np.reshape(cells, (len(across), len(down))).T
     ax.imshow(cells, cmap="PuOr_r", vmin=-top, vmax=top)
     for (i, j), points in np.ndenumerate(cells):
         ax.text(j, i, "not run" if np.isnan(points) else f"{points:+.1f}", ha="center", va="center", color="#111")
     ax.set_title(title, fontsize=9)
-    ax.set_xticks(range(3), ("clear", "shipped", "noisy"), fontsize=8)
-    ax.set_yticks(range(3), ("short", "shipped", "long"), fontsize=8)
+    ax.set_xticks(range(len(across)), across, fontsize=8)
+    ax.set_yticks(range(len(down)), down, fontsize=8)
     ax.set_xlabel("seeing")
 
 # %% ../../nbs/tools/reproduce.ipynb #a5819bbc
