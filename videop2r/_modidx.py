@@ -2818,6 +2818,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'videop2r.tools.tables.PaperTable.markdown': ( 'tools/tables.html#papertable.markdown',
                                                                                       'videop2r/tools/tables.py'),
                                        'videop2r.tools.tables._cell': ('tools/tables.html#_cell', 'videop2r/tools/tables.py'),
+                                       'videop2r.tools.tables._found': ('tools/tables.html#_found', 'videop2r/tools/tables.py'),
                                        'videop2r.tools.tables._gaps_html': ('tools/tables.html#_gaps_html', 'videop2r/tools/tables.py'),
                                        'videop2r.tools.tables._mark_text': ('tools/tables.html#_mark_text', 'videop2r/tools/tables.py'),
                                        'videop2r.tools.tables._own': ('tools/tables.html#_own', 'videop2r/tools/tables.py'),

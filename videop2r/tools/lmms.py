@@ -31,7 +31,8 @@ def from_messages(
 ) -> Record:
     "The question of a task; `ValueError` for more than one medium, or one that is neither picture nor film."
     contents = [message["content"] for message in messages]
-    parts = [part for each in contents for part in ([dict(type="text", text=each)] if isinstance(each, str) else each)]
+    several = [[dict(type="text", text=each)] if isinstance(each, str) else each for each in contents]
+    parts = [part for each in several for part in each]
     media = [part for part in parts if part["type"] != "text"]
     if len(media) > 1: raise ValueError(f"{name}: asks about {len(media)} media; a model here looks at one")
     text = "\n".join(part["text"] for part in parts if part["type"] == "text")
@@ -40,7 +41,8 @@ def from_messages(
     if kind not in ("image", "video"): raise ValueError(f"{name}: asks about {kind}, which no model here takes")
     seconds = media[0].get("start_time"), media[0].get("end_time")
     extra = dict(seen=seen, clip=None if None in seconds else list(seconds))
-    return cls(problem_id=name, problem=text, data_type=kind, path=seen if isinstance(seen, str) else name, extra=extra)
+    path = seen if isinstance(seen, str) else name
+    return cls(problem_id=name, problem=text, data_type=kind, path=path, extra=extra)
 
 # %% ../../nbs/tools/lmms.ipynb #04d87a4e
 @dataclass(frozen=True)

@@ -67,25 +67,33 @@ def _cell(value): return "–" if value is None or np.isnan(value) else f"{value
 
 @patch
 def markdown(self: PaperTable) -> str:
-    rows = [[f"**{escaped(name)}**" if name in self.ours else escaped(name), *map(_cell, values)] for name, values in self.rows]
+    def named(name): return f"**{escaped(name)}**" if name in self.ours else escaped(name)
+    rows = [[named(name), *map(_cell, values)] for name, values in self.rows]
     notes = "".join(f"\n\n{escaped(note)}" for note in self.notes)
     return f"{escaped(self.title)}\n\n{markdown_table(self.head, rows, range(1, len(self.head)))}{notes}"
 
 # %% ../../nbs/tools/tables.ipynb #09aabe59
 PaperTable._repr_markdown_ = PaperTable.markdown
 
-_TEX = str.maketrans({**{sign: f"\\{sign}" for sign in "&%$#_{}"}, "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"})
+_TEX = str.maketrans({
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"})
 
 @patch
 def latex(self: PaperTable) -> str:
     "A booktabs table."
     def line(cells): return " & ".join(cells) + r" \\"
-    def row(name, values): return line([rf"\textbf{{{name.translate(_TEX)}}}" if name in self.ours else name.translate(_TEX), *map(_cell, values)])
+    def row(name, values):
+        told = name.translate(_TEX)
+        return line([rf"\textbf{{{told}}}" if name in self.ours else told, *map(_cell, values)])
     body = "\n".join(row(*each) for each in self.rows).replace("–", "--")
+    head = line(each.translate(_TEX) for each in self.head)
     notes = " ".join(f"{note.translate(_TEX)}." for note in self.notes)
-    return "\n".join([r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * (len(self.head) - 1)}}}", r"\toprule",
-                      line(each.translate(_TEX) for each in self.head), r"\midrule", body, r"\bottomrule", r"\end{tabular}",
-                      rf"\caption{{{self.title.translate(_TEX)}. {notes}}}", r"\end{table}", ""])
+    columns = "l" + "r" * (len(self.head) - 1)
+    return "\n".join([
+        r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule",
+        body, r"\bottomrule", r"\end{tabular}", rf"\caption{{{self.title.translate(_TEX)}. {notes}}}",
+        r"\end{table}", ""])
 
 # %% ../../nbs/tools/tables.ipynb #39dc94b3
 @patch
@@ -94,8 +102,9 @@ def html(self: PaperTable) -> str:
     def tag(name, text, more=""): return f"<{name}{more}>{text}</{name}>"
     def row(name, values):
         mine = name in self.ours
-        cells = [tag("th", ("▶ " if mine else "") + escape(name), ' scope="row"'), *(tag("td", _cell(value)) for value in values)]
-        return tag("tr", "".join(cells), ' class="ours"' if mine else "")
+        first = tag("th", ("▶ " if mine else "") + escape(name), ' scope="row"')
+        cells = "".join(tag("td", _cell(value)) for value in values)
+        return tag("tr", first + cells, ' class="ours"' if mine else "")
     head = tag("tr", "".join(tag("th", escape(each), ' scope="col"') for each in self.head))
     body = "".join(row(*each) for each in self.rows)
     notes = "".join(tag("p", escape(note), ' class="note"') for note in self.notes)
@@ -113,14 +122,20 @@ def write_table(table: PaperTable, path):
 # %% ../../nbs/tools/tables.ipynb #b77172a1
 _OURS = MAIN | {"vsi-bench": "mean of the two"}
 
+def _found(scores, suite, benchmark, name=None):
+    "The row of one number; one over no questions where there is none."
+    wanted = benchmark, suite, name or _OURS[benchmark]
+    rows = (row for row in scores if (row["benchmark"], row["suite"], row["name"]) == wanted)
+    return next(rows, dict(n_all=0))
+
 def _own(scores, suite, benchmark, name=None):
-    found = [row for row in scores if (row["benchmark"], row["suite"], row["name"]) == (benchmark, suite, name or _OURS[benchmark])]
-    return 100 * found[0]["all"] if found and found[0]["n_all"] else None
+    found = _found(scores, suite, benchmark, name)
+    return 100 * found["all"] if found["n_all"] else None
 
 def _sizes(scores, suite):
     "How many questions each of one's own numbers is over."
-    def n(benchmark): return next((row["n_all"] for row in scores if (row["benchmark"], row["suite"], row["name"]) == (benchmark, suite, _OURS[benchmark])), 0)
-    return ", ".join(f"{BENCHMARKS[each]} {n(each):,}" for each in _SEVEN if n(each))
+    sizes = {each: _found(scores, suite, each)["n_all"] for each in _SEVEN}
+    return ", ".join(f"{BENCHMARKS[each]} {n:,}" for each, n in sizes.items() if n)
 
 def table1(
     mine: dict,             # name -> `Scores`
@@ -133,8 +148,10 @@ def table1(
         present |= {each for each, value in zip(_SEVEN, values) if value is not None}
         rows.append((name, [*values, None if None in values else sum(values) / 7]))
     head = ["model", *(BENCHMARKS[each] for each in _SEVEN), "mean"]
-    notes = [f"{name}: of all questions, by the rules of {suite}: {_sizes(scores, suite) or 'none scored'}" for name, scores in mine.items()]
-    notes += [PaperTable.caveats[each] for each in _SEVEN if each in PaperTable.caveats and (each in present or not mine)]
+    notes = [f"{name}: of all questions, by the rules of {suite}: {_sizes(scores, suite) or 'none scored'}"
+             for name, scores in mine.items()]
+    shown = present if mine else _SEVEN
+    notes += [caveat for each, caveat in PaperTable.caveats.items() if each in shown]
     return PaperTable("Table 1 of the paper, and yours, in percent", head, rows, notes, set(mine))
 
 # %% ../../nbs/tools/tables.ipynb #7f6e08ef
@@ -213,8 +230,9 @@ def _scores_html(scores):
     def line(row):
         told = [BENCHMARKS[row["benchmark"]], row["name"], row["suite"]]
         if not row["n_all"]: return [*told, "not scored", *[""] * 9]
-        three = [cell for name in ("all", "answered", "media") for cell in (_share(row[name]), f"{row[f'n_{name}']:,}")]
-        return [*told, _share(row["own"]), f"{row['n_own']:,}", _span(row["questions"]), _span(row["videos"]), *three]
+        def of(name): return _share(row[name]), f"{row[f'n_{name}']:,}"
+        ends = _span(row["questions"]), _span(row["videos"])
+        return [*told, *of("own"), *ends, *of("all"), *of("answered"), *of("media")]
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in unscored(scores))
     return _rows_html(head, map(line, scores), (0, 1, 2)) + notes
 
@@ -228,9 +246,13 @@ def _parting_html(row):
     suites = list(row["examples"][0]["marks"])
     title = f"{BENCHMARKS[row['benchmark']]}: {row['trait']}, {row['n']:,} of {row['total']:,} replies"
     means = ", ".join(f"{suite} {_share(row['means'].get(suite))}" for suite in suites)
-    lines = [[content_of(each["row"]["response"] or "")[:300], each["row"]["truth"], *(_mark_text(each["marks"][suite]) for suite in suites)]
-             for each in row["examples"]]
-    return f"<h3>{escape(title)}</h3><p>On these, {escape(means)}.</p>" + _rows_html(["the answer's text", "truth", *suites], lines, range(2 + len(suites)))
+    def line(asked, marks):
+        marked = [_mark_text(marks[suite]) for suite in suites]
+        return [content_of(asked["response"] or "")[:300], asked["truth"], *marked]
+    lines = [line(each["row"], each["marks"]) for each in row["examples"]]
+    head = ["the answer's text", "truth", *suites]
+    said = f"<h3>{escape(title)}</h3><p>On these, {escape(means)}.</p>"
+    return said + _rows_html(head, lines, range(len(head)))
 
 # %% ../../nbs/tools/tables.ipynb #96d16e8c
 def score_page(
@@ -239,24 +261,30 @@ def score_page(
     tables=(),                # of `PaperTable`
 ) -> str:
     "The page of a file of predictions."
-    parts = [f"<p>{len(marks.rows):,} predictions under the rules {escape(', '.join(marks.marks))}. ∅ is counted neither as right nor as wrong.</p>"]
+    rules = f"{len(marks.rows):,} predictions under the rules {escape(', '.join(marks.marks))}"
+    parts = [f"<p>{rules}. ∅ is counted neither as right nor as wrong.</p>"]
     parts += [table.html() for table in tables]
     parts += ["<h2>The number of each benchmark</h2>", _scores_html(scores.main())]
     if gaps: parts += ["<h2>Against the other file</h2>", _gaps_html(gaps)]
-    parts += ["<h2>Where the rules part</h2>", *(map(_parting_html, parted) if parted else ["<p>Nowhere: all rules score all replies alike.</p>"])]
+    parts += ["<h2>Where the rules part</h2>", *map(_parting_html, parted)]
+    if not parted: parts.append("<p>Nowhere: all rules score all replies alike.</p>")
     parts += ["<h2>All numbers</h2>", _scores_html(scores)]
-    if marks.faults: parts += ["<h2>Not used</h2>", *(f'<p class="note">{escape(fault)}</p>' for fault in marks.faults[:200])]
+    faults = [f'<p class="note">{escape(fault)}</p>' for fault in marks.faults[:200]]
+    if faults: parts += ["<h2>Not used</h2>", *faults]
     return page("Scores under every rule", "".join(parts))
 
 # %% ../../nbs/tools/tables.ipynb #c1454b42
 def _gaps_html(gaps):
     "Each difference with its interval drawn about the zero line."
     reach = max([.01, *(abs(x) for row in gaps for x in (row["difference"], *(row["videos"] or ())))])
-    head = ["benchmark", "number", "rules", "difference", "95% over questions", "95% over videos", "0 in the middle", "better", "worse", "of"]
+    head = ["benchmark", "number", "rules", "difference", "95% over questions", "95% over videos",
+            "0 in the middle", "better", "worse", "of"]
+    def at(x): return round(10 + 10 * x / reach)
     def bar(row):
-        at = lambda x: round(10 + 10 * x / reach)
         low, high = map(at, row["videos"])
-        return "".join("●" if i == at(row["difference"]) else "│" if i == 10 else "─" if low <= i <= high else "·" for i in range(21))
+        signs = ["─" if low <= i <= high else "·" for i in range(21)]
+        signs[10], signs[at(row["difference"])] = "│", "●"
+        return "".join(signs)
     lines = [[BENCHMARKS[row["benchmark"]], row["name"], row["suite"], f"{100 * row['difference']:+.1f}", _span(row["questions"]),
               _span(row["videos"]), bar(row), row["better"], row["worse"], row["n"]] for row in gaps]
     return _rows_html(head, lines, (0, 1, 2))
