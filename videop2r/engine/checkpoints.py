@@ -11,8 +11,6 @@ import json, logging, re, warnings
 from pathlib import Path
 import torch
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR) # it misses a kernel for CPUs that none needs
-from peft import LoraConfig
-from peft.tuners.tuners_utils import check_target_module_exists
 from transformers import AutoConfig
 from transformers.utils import cached_file
 from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
@@ -142,6 +140,8 @@ def _wanted(modules, told):
     "Layers of the base that an adapter with this config must have, by PEFT's own rule."
     targets = told.get("target_modules")
     if not isinstance(targets, str) or targets == "all-linear": return []
+    from peft import LoraConfig # brings bitsandbytes and its compiler: seconds of every start
+    from peft.tuners.tuners_utils import check_target_module_exists
     config = LoraConfig(target_modules=targets, exclude_modules=told.get("exclude_modules"))
     linears = [n for n, m in modules.items() if hasattr(m, "in_features") and not _INNER.search(n)]
     return [n for n in linears if check_target_module_exists(config, n)]
