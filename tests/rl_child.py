@@ -1,4 +1,4 @@
-"What the tests of the loop share, and what runs in processes of its own: `both OUT`, `slow OUT`."
+"What the tests of the loop share, and what runs in processes of its own: `grads OUT`, `both OUT`, `slow OUT`."
 import os, sys, tempfile, time
 from dataclasses import replace
 from pathlib import Path
@@ -52,9 +52,10 @@ def run(out, slow=0., steps=2):
     if Team().main: torch.save(weights_of(policy.model), Path(out) / "weights.pt")
 
 def grads(out):
-    "The gradient of stored rollouts, shared between processes: groups of uneven number and length."
+    "Leaves in `grads.pt` the gradient of stored rollouts, shared between processes: groups of uneven number and length."
     coder, records, prompts, features = prepared(tempfile.mkdtemp())
     policy, team, gradients = fresh(), Team(), {}
+    assert team.size == int(os.environ.get("WORLD_SIZE", 1))
     model = policy.model
     r = collect(policy, records[:5], prompts[:5], features[:5], ORACLE, 4, RECIPE, 48, generator=torch.Generator().manual_seed(1))
     for weights in ("process", "response", "batch"):
@@ -66,11 +67,10 @@ def grads(out):
         backward(policy, [prompts[i] for i in mine], [features[i] for i in mine], part, s, of)
         team.sum_gradients(params)
         gradients[weights] = torch.cat([p.grad.flatten() for p in params])
-    if team.main: torch.save(gradients, out)
+    if team.main: torch.save(gradients, Path(out) / "grads.pt")
 
 def both(out):
-    assert Team().size == int(os.environ.get("WORLD_SIZE", 1))
-    grads(Path(out) / "grads.pt")
+    grads(out)
     run(out)
 
-if __name__ == "__main__": dict(both=both, slow=lambda out: run(out, .4, 5))[sys.argv[1]](sys.argv[2])
+if __name__ == "__main__": dict(both=both, grads=grads, slow=lambda out: run(out, .4, 5))[sys.argv[1]](sys.argv[2])

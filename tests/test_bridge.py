@@ -211,7 +211,7 @@ def test_two_processes_end_in_one_process_s_weights(folder, tokenizer, tmp_path)
         team = dict(ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     env, call = {**os.environ, **team, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, [sys.executable, str(ROOT / "tests/bridge_child.py"), str(folder), "batch", str(tmp_path)]
     ps = [subprocess.Popen(call, env={**env, "RANK": k, "LOCAL_RANK": k}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) for k in "01"]
-    said = [p.communicate(timeout=200)[1] for p in ps]
+    said = [p.communicate(timeout=900)[1] for p in ps]
     assert not any(p.returncode for p in ps), "\n".join(said)
     a, b = (torch.load(tmp_path / f"weights.{k}") for k in "01")
     alone = make(PAGRPOTrainer, process_rewards(tokenizer, SILENT, BOUNDS), folder, tokenizer, tmp_path, dtype=torch.float32, weights="batch")

@@ -32,7 +32,7 @@ class Opened:
     def __init__(self, browser, html, width=1280, scheme="light", **how):
         self.context = browser.new_context(viewport=dict(width=width, height=900), color_scheme=scheme, **how)
         self.page, self.faults = self.context.new_page(), []
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(120_000)
         self.page.on("pageerror", lambda e: self.faults.append(str(e)))
         self.page.on("request", lambda r: self.faults.append(r.url) if not r.url.startswith(("data:", "about:", "blob:")) else None)
         self.page.set_content(f'<!doctype html><html lang="en"><meta charset="utf-8"><body style="margin:8px">{html}')
@@ -307,14 +307,14 @@ def server(tmp_path_factory):
         process = subprocess.Popen([sys.executable, "-m", "jupyterlab", *args], cwd=work, env=env, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(240):
+        for _ in range(1200):
             try: urllib.request.urlopen(f"{url}/api", timeout=2); break
             except OSError: time.sleep(.5)
             assert process.poll() is None, (work / "lab.log").read_text()
         yield url
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(300)
 
 OPEN = "!!(window.jupyterapp && jupyterapp.shell.currentWidget && jupyterapp.shell.currentWidget.content && document.querySelector('.jp-Notebook .jp-Cell'))"
 READY = "(() => { const c = jupyterapp.shell.currentWidget.sessionContext; return !!c && c.isReady && !!c.session })()"
@@ -335,12 +335,12 @@ def notebook(server, browser):
     yield opened
     context.close()
 
-def run_all(page, seconds=120):
+def run_all(page, seconds=600):
     "Run every cell and wait for the last one."
     page.wait_for_function(READY)
     page.evaluate("() => { window.ended = null; jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.ended = true; }); }")
     page.wait_for_function("window.ended !== null", timeout=1000 * seconds)
-    page.wait_for_function(IDLE, timeout=60_000)
+    page.wait_for_function(IDLE, timeout=600_000)
     faults = page.locator(FAULTS)
     assert not faults.count(), faults.first.inner_text()[-1500:]
 

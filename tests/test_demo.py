@@ -110,7 +110,7 @@ def test_ctrl_c_leaves_what_is_finished_and_a_second_run_goes_on(tmp_path):
     begun = tmp_path / "run" / "sft" / "metrics.jsonl" # the stage after the one that is to be kept: a handler is there, whatever the load
     while p.poll() is None and not (begun.exists() and begun.read_text().count("\n")): time.sleep(.1)
     os.killpg(p.pid, signal.SIGINT)
-    said = p.communicate(timeout=300)[0].decode()
+    said = p.communicate(timeout=900)[0].decode()
     assert p.returncode == 130 and "again" in said and "Traceback" not in said, said
     first = (tmp_path / "run" / "stages" / "traces.json").read_text()
     again = Run.open(tmp_path / "run", "smoke", 0, SAMPLES)

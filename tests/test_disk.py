@@ -1,8 +1,9 @@
 "The machine's own faults while something is written, two processes on one folder, and children whose parent is gone."
-import errno, io, os, subprocess, sys, time
+import errno, io, os, subprocess, sys
 from pathlib import Path
 from types import SimpleNamespace
 import psutil, pytest, torch
+from patience import soon
 from videop2r.engine import files
 from videop2r.engine.audit import audit
 from videop2r.engine.files import Journal, append, claimed, of_disk, replacing, replacing_folder
@@ -77,26 +78,21 @@ from videop2r.engine.runs import end_with_parent
 def work(path):
     end_with_parent()
     Path(path).write_text(str(multiprocessing.current_process().pid))
-    time.sleep(60)
+    time.sleep(1200)
 if __name__ == "__main__":
     multiprocessing.get_context("spawn").Process(target=work, args=(sys.argv[1],)).start()
-    time.sleep(60)
+    time.sleep(1200)
 """
 
 @pytest.mark.skipif(os.name != "posix", reason="kills by SIGKILL")
 def test_a_child_ends_with_a_parent_that_is_killed(tmp_path):
     (tmp_path / "run.py").write_text(CHILD)
     parent = subprocess.Popen([sys.executable, tmp_path / "run.py", tmp_path / "pid"], env={**os.environ, "PYTHONPATH": str(ROOT)})
-    for _ in range(600):
-        if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(): break
-        time.sleep(.1)
+    assert soon(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     child = int((tmp_path / "pid").read_text())
     parent.kill()
     parent.wait()
-    for _ in range(600):
-        if not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE: return
-        time.sleep(.1)
-    raise AssertionError(f"child {child} outlives its parent")
+    assert soon(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE), f"child {child} outlives its parent"
 
 # ---- folders, and what was written beside them
 

@@ -82,7 +82,7 @@ for _ in range(int(sys.argv[2])):
 def test_processes_share_it_while_others_are_killed(tmp_path):
     (tmp_path / "w.py").write_text(WORKER.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
     start = lambda seed, n: subprocess.Popen([sys.executable, str(tmp_path / "w.py"), str(seed), str(n)], stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    steady, doomed, draw = [start(s, 1500 if LONG else 150) for s in range(2)], [start(9 + s, 10**6) for s in range(2)], random.Random(0)
+    steady, doomed, draw = [start(s, 1500 if LONG else 60) for s in range(2)], [start(9 + s, 10**6) for s in range(2)], random.Random(0)
     time.sleep(8)
     for p in doomed:
         time.sleep(draw.random())

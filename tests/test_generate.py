@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from videop2r.cot import SHORT
 from videop2r.data import write_jsonl
+from videop2r.tools.cli import main
 from videop2r.tools.funnel import FUNNEL, Funnel, write_funnel
 from videop2r.tools.pipeline import ChatTeacher, Forecast, LocalTeacher, generate
 from videop2r.judge import ORACLE, Judge, Verdict
@@ -157,7 +158,7 @@ def test_a_stopped_run_keeps_what_is_finished(clips, tmp_path, number):
     p.start()
     while not (tmp_path / "run" / "traces.jsonl").exists() or len(texts(tmp_path / "run")) < 5: time.sleep(.005)
     os.kill(p.pid, number)
-    p.join(120)
+    p.join(600)
     n = len(texts(tmp_path / "run"))
     assert p.exitcode == 130 and 5 <= n < 18
     made = run(clips, teacher := Gold(), tmp_path / "run")
@@ -229,7 +230,7 @@ def transformers_serve(clips, tmp_path_factory):
     while not answers(f"http://127.0.0.1:{port}/health") and p.poll() is None: time.sleep(.2)
     yield f"http://127.0.0.1:{port}/v1", str(folder)
     p.terminate()
-    p.wait(120)
+    p.wait(600)
 
 class Blind(ChatTeacher):
     "A teacher that is sent the question alone."
@@ -243,7 +244,7 @@ def test_text_goes_through_transformers_serve(transformers_serve, clips, tmp_pat
 
 def command(*args): return subprocess.run([sys.executable, "-m", "videop2r.tools.cli", *map(str, args)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
-def test_the_commands_read_through_a_sampler_and_a_cache_and_refuse_another_sampler(tmp_path):
+def test_the_commands_read_through_a_sampler_and_a_cache_and_refuse_another_sampler(tmp_path, capsys):
     "As commands: generate, then rl; the same folder under the other sampler is refused by name."
     (tmp_path / "few.jsonl").write_text("".join((SAMPLES / "heldout.jsonl").read_text().splitlines(True)[:6]))
     media = ("--records", tmp_path / "few.jsonl", "--media", SAMPLES, "--frames", 8, "--cache", tmp_path / "cache")
@@ -252,8 +253,7 @@ def test_the_commands_read_through_a_sampler_and_a_cache_and_refuse_another_samp
     for line in (write, train):
         done = command(*line, "--sampler", "rate:2")
         assert not done.returncode, done.stderr[-800:]
-        again = command(*line)
-        assert again.returncode == 1 and "sampler was" in again.stderr and "Traceback" not in again.stderr
+        assert main([*map(str, line)]) == 1 and "sampler was" in capsys.readouterr().err
     assert any((tmp_path / "cache").rglob("*.frames"))
 
 def test_answers_in_any_script_are_kept_and_what_cannot_be_scored_is_asked_of_nobody(clips, tmp_path):

@@ -11,6 +11,7 @@ from videop2r.engine.media import Reader, reader_of
 from videop2r.families import FAMILIES
 from videop2r.tools.cli import main
 from videop2r.video import AtRate, VideoError, prepare, uniform
+from patience import soon
 from storm import LONG
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
@@ -140,15 +141,9 @@ def script(folder, seconds=20, main='__name__ == "__main__"', **kw):
     return mark, subprocess.Popen([sys.executable, folder / "run.py"], stderr=subprocess.PIPE, text=True, env={**os.environ, **dict([mark.split("=")])}, start_new_session=True,
                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
 
-def soon(happens, seconds=60):
-    end = time.monotonic() + seconds
-    while not happens() and time.monotonic() < end: time.sleep(.1)
-    return happens()
-
-
 def test_a_script_without_a_main_guard_is_told_so(folder):
     _, p = script(folder, main="True")
-    assert "__main__" in p.communicate(timeout=100)[1] and p.returncode == 1
+    assert "__main__" in p.communicate(timeout=600)[1] and p.returncode == 1
 
 def alive(marker):
     return [p for p in Path("/proc").glob("[0-9]*/environ") if p.parent.name != str(os.getpid()) and marker in _read(p)]
@@ -165,7 +160,7 @@ def test_stopped_audits_keep_what_is_finished_and_leave_nobody_behind(folder, si
     mark, p = script(folder)
     assert soon(lambda: (folder / "a/audit.jsonl").exists() and (folder / "a/audit.jsonl").read_text().count("\n") >= 5)
     p.send_signal(sign)
-    p.wait(120)
+    p.wait(600)
     done = {r["path"] for r in Journal(folder / "a/audit.jsonl").rows}
     assert len(done) >= 5 and soon(lambda: not alive(mark))
     assert (folder / "a/quarantine.jsonl").exists() == (sign == signal.SIGINT)
@@ -181,7 +176,7 @@ def test_a_child_that_hangs_outlives_a_killed_audit_by_seconds(folder):
     mark, p = script(folder, seconds=3)
     assert soon(lambda: list(folder.glob("*.seen")))
     p.kill()
-    p.wait(120)
+    p.wait(600)
     assert alive(mark) and soon(lambda: not alive(mark))
 
 

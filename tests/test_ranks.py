@@ -45,7 +45,7 @@ def both_ways(media, out, by, command, *more):
     "The same command in two processes and in one: the folders of both."
     args = [command, "--records", media / "records.jsonl", "--media", media, *COMMON, *more, "--out"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HOME": str(out)}
-    done = subprocess.run([*launcher(by), *map(str, args), str(out / "two")], env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*launcher(by), *map(str, args), str(out / "two")], env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     assert all(f"process {i} of 2" in done.stderr for i in (1, 2)) and done.stdout.count("adapter") == 1
     assert main([*map(str, args), str(out / "one")]) == 0

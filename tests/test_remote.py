@@ -100,7 +100,7 @@ def test_a_cache_is_shared_by_processes_and_threads(tmp_path):
     cache = Cache(path)
     with ThreadPoolExecutor(4) as pool: list(pool.map(lambda i: cache.put(f"t-{i}", dict(i=i)), range(200)))
     running[0].kill()
-    for p in running: p.wait(60)
+    for p in running: p.wait(600)
     assert [p.returncode for p in running[1:]] == [0, 0]
     assert all(cache.get(f"{k}-{i}") == dict(i=i) for k in (1, 2) for i in range(300)) and all(cache.get(f"t-{i}") == dict(i=i) for i in range(200))
 

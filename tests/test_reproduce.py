@@ -15,6 +15,7 @@ from videop2r.tools.cli import main
 from videop2r.tools.reproduce import (
     Arm, Cell, Results, picked, every_cell, run_cell, spoilt, verdict)
 from videop2r.world import SHIPPED, gold_observation, from_record, make_records, samples
+from storm import LONG
 
 SAMPLES = samples(Path(__file__).parent.parent / "data_samples")
 
@@ -130,13 +131,14 @@ def test_cells_share_traces_and_a_result_is_kept_as_it_was_measured(tmp_path, mo
     small = replace(demo.Sizes.known["smoke"], records=40, rl_records=4, heldout=20, probe=29,
                     sft=SFT(steps=4, batch=8, lr=2e-3), rl=RL(demo.RECIPE, steps=1, prompts=2, g=2, limit=48))
     monkeypatch.setitem(demo.Sizes.known, "smoke", small)
-    cells = [Cell.parse(f"shipped/0/{arm}") for arm in ("sft", "rl_only", "judge80")]
+    arms = ("sft", "rl_only", "judge80") if LONG else ("sft", "judge80")
+    cells = [Cell.parse(f"shipped/0/{arm}") for arm in arms]
     told = [run_cell(cell, tmp_path, "smoke", SAMPLES) for cell in cells]
     kept = Results.load(tmp_path / "cells")
     assert list(kept) == sorted(cells, key=str) and [kept[cell] for cell in cells] == json.loads(json.dumps(told))
     assert all(len(each["swaps"]) == len(each["signs"]["exact"]) == 20 for each in told) and "composed" in told[0]["room"]
-    assert told[1]["curves"]["reward_reasoning"] and "curves" in told[2] and not told[0]["curves"]
-    assert sorted(p.name for p in (tmp_path / "shipped" / "seed0" / "stages").iterdir()) == ["judge80.json", "rl_only.json", "sft.json", "traces.json"]
+    assert all(each["curves"]["reward_reasoning"] for each in told[1:]) and not told[0]["curves"]
+    assert sorted(p.stem for p in (tmp_path / "shipped" / "seed0" / "stages").iterdir()) == sorted((*arms, "traces"))
     before = (tmp_path / "shipped" / "seed0" / "stages" / "sft.json").read_bytes()
-    again = run_cell(cells[2], tmp_path, "smoke", SAMPLES)
-    assert again["signs"] == told[2]["signs"] and (tmp_path / "shipped" / "seed0" / "stages" / "sft.json").read_bytes() == before
+    again = run_cell(cells[-1], tmp_path, "smoke", SAMPLES)
+    assert again["signs"] == told[-1]["signs"] and (tmp_path / "shipped" / "seed0" / "stages" / "sft.json").read_bytes() == before

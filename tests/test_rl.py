@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 import pytest, torch
 from loopback import serve
-from rl_child import SAMPLES, RECIPE, both, fresh, prepared, run, settings, weights_of
+from rl_child import SAMPLES, RECIPE, both, fresh, grads, prepared, run, settings, weights_of
 from videop2r.engine.findings import findings
 from videop2r.health import Health
 from videop2r.judge import ORACLE, Judge, Verdict, chat_judge
@@ -22,7 +22,7 @@ from videop2r.tokens import collate
 from videop2r.tools.launch import PRESETS, Preset, run_rl
 from videop2r.tools.keyframes import ByQuestion
 from videop2r.update import NotFinite, backward, describe
-from storm import storm
+from storm import LONG, storm
 
 torch.set_num_threads(1)
 CHILD = Path(__file__).parent / "rl_child.py"
@@ -44,7 +44,7 @@ def on_two(*args):
         free.bind(("127.0.0.1", 0))
         shared = dict(ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     ps = [subprocess.Popen([sys.executable, str(CHILD), *map(str, args)], env={**ENV, **shared, "RANK": k, "LOCAL_RANK": k}, stderr=subprocess.PIPE, text=True) for k in "01"]
-    said = [p.communicate(timeout=300)[1] for p in ps]
+    said = [p.communicate(timeout=900)[1] for p in ps]
     assert not any(p.returncode for p in ps), "\n".join(said)
 
 # ---- what the loss gets
@@ -148,7 +148,7 @@ def test_a_judge_behind_a_server_is_asked_meanwhile(given, model):
         "Nobody is answered before three have asked."
         inside.append(body)
         if len(inside) >= 3: three.set()
-        three.wait(60)
+        three.wait(600)
         return "It says so.\n<judgement>Yes</judgement>"
     with serve(answer) as s: r = rollout(given, model, chat_judge(OpenAIChat("m", s.url + "/v1", timeout=120)), workers=12, slices=1)
     asked = [v for v in r.verdicts if v]
@@ -158,16 +158,17 @@ def test_a_judge_behind_a_server_is_asked_meanwhile(given, model):
 
 @pytest.fixture(scope="module")
 def shares(tmp_path_factory):
-    "Folders of what one process and two did: a gradient of given rollouts, and a whole run."
+    "Folders of what one process and two did: a gradient of given rollouts, and in a storm a whole run."
     one, two = (tmp_path_factory.mktemp(n) for n in ("one", "two"))
-    on_two("both", two)
-    both(one)
+    on_two("both" if LONG else "grads", two)
+    (both if LONG else grads)(one)
     return one, two
 
 def test_two_processes_have_one_processs_gradients(shares):
     one, two = (torch.load(f / "grads.pt") for f in shares)
     for how in one: assert one[how].norm() > 0 and ((one[how] - two[how]).norm() / one[how].norm()) < 1e-5, how
 
+@storm # test_ranks has the command in two processes
 def test_a_run_on_two_processes_is_the_run_on_one(shares):
     rows = [[json.loads(x) for x in (f / "metrics.jsonl").read_text().splitlines()] for f in shares]
     assert len(rows[0]) == len(rows[1]) == 2 and (shares[1] / "last" / "adapter_config.json").exists()

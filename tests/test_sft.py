@@ -11,6 +11,7 @@ from videop2r.sft import SFT, fine_tune
 from videop2r.update import NotFinite
 sys.path.insert(0, str(Path(__file__).parent))
 from sft_child import SAMPLES, SETTINGS, data, model_of, weights
+from storm import storm
 
 CHILD = [sys.executable, str(Path(__file__).parent / "sft_child.py")]
 
@@ -112,6 +113,7 @@ def test_two_processes_in_one_folder_are_refused(world, tmp_path):
     with FileLock(tmp_path / ".lock"), pytest.raises(RuntimeError, match="another process"):
         train_sft(model_of(coder), coder, examples[:10], SETTINGS, tmp_path, examples[10:], quiet=True)
 
+@storm # test_ranks has the command in two processes
 def test_two_gloo_processes_give_one_process_s_weights(world, media, tmp_path):
     coder, examples = world
     port, two = random.randrange(20000, 40000), []
