@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 from videop2r.advantages import ADVANTAGES, CREDIT, broadcast, credit, normalise, token_weights
+from videop2r.data import read_records
 from videop2r.engine import lab, script
 from videop2r.show import recredit
+from videop2r.world import from_record, gold_observation, samples
 from storm import storm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -395,7 +397,9 @@ def test_each_widget_moves(notebook, name):
     run_all(page, 600)
     box = page.locator(".jp-OutputArea-output .widget-vbox").last
     before = box.inner_html()
-    if name == "engine/quiz.ipynb": box.locator("textarea").fill("The picture is small.")
+    if name == "engine/quiz.ipynb":
+        first = next(iter(read_records(samples() / "heldout.jsonl")))
+        box.locator("textarea").fill(gold_observation(from_record(first)))
     else:
         menu = box.locator("select").first
         menu.select_option(index=1)

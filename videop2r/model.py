@@ -85,8 +85,7 @@ def quantisation(compute=torch.float32):
 def _hush():
     "Keep loading bars and harmless notes of the libraries out of notebooks and logs."
     transformers_logging.disable_progress_bar()
-    for name in ("is_gradient_checkpointing", "gradient_checkpointing_(en|dis)able"):
-        warnings.filterwarnings("ignore", message=f".*{name}.*")
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")
 
 def _no_repacking(model):
     for m in model.modules():
@@ -353,6 +352,7 @@ def add_lora(
 ):
     "Wrap a frozen base with a fresh LoRA adapter on the language model's linear layers."
     from peft import LoraConfig, get_peft_model
+    _hush()
     torch.manual_seed(seed)
     targets = f"(?:{family.lora_targets})|(?:{family.vision_targets})" if vision else family.lora_targets
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
