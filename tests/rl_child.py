@@ -73,4 +73,6 @@ def both(out):
     grads(out)
     run(out)
 
-if __name__ == "__main__": dict(both=both, grads=grads, slow=lambda out: run(out, .4, 5))[sys.argv[1]](sys.argv[2])
+WORK = dict(both=both, grads=grads, slow=lambda out: run(out, .4, 5))
+
+if __name__ == "__main__": WORK[sys.argv[1]](sys.argv[2])

@@ -34,7 +34,7 @@ class Opened:
     def __init__(self, browser, html, width=1280, scheme="light", **how):
         self.context = browser.new_context(viewport=dict(width=width, height=900), color_scheme=scheme, **how)
         self.page, self.faults = self.context.new_page(), []
-        self.page.set_default_timeout(120_000)
+        self.page.set_default_timeout(600_000)
         self.page.on("pageerror", lambda e: self.faults.append(str(e)))
         self.page.on("request", lambda r: self.faults.append(r.url) if not r.url.startswith(("data:", "about:", "blob:")) else None)
         self.page.set_content(f'<!doctype html><html lang="en"><meta charset="utf-8"><body style="margin:8px">{html}')
@@ -327,7 +327,7 @@ def notebook(server, browser):
     "Opens a notebook of the copy in a page of its own."
     context = browser.new_context(viewport=dict(width=1280, height=1400))
     page = context.new_page()
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(600_000)
     def opened(name):
         page.goto(f"{server}/lab/tree/nbs/{name}?reset")
         page.wait_for_function(OPEN)

@@ -92,7 +92,8 @@ def test_a_child_ends_with_a_parent_that_is_killed(tmp_path):
     child = int((tmp_path / "pid").read_text())
     parent.kill()
     parent.wait()
-    assert soon(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE), f"child {child} outlives its parent"
+    def ended(): return not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    assert soon(ended), f"child {child} outlives its parent"
 
 # ---- folders, and what was written beside them
 

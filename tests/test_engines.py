@@ -19,7 +19,7 @@ TEACHER = SAMPLES / "teacher"
 
 def lines(path): return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
-def client(url, policy, model="", timeout=60): return Served(OpenAIChat(model, url, retries=0, timeout=timeout), policy.coder, vocab=policy.head.out_features)
+def client(url, policy, model="", timeout=600): return Served(OpenAIChat(model, url, retries=0, timeout=timeout), policy.coder, vocab=policy.head.out_features)
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory): return prepared(tmp_path_factory.mktemp("media"), 3)
@@ -67,7 +67,7 @@ def learner(small, engine, out, policy=None, **how):
     data = Loaded(records, prompts, features, RECIPE.how)
     return Learner(policy, data, ORACLE, settings(prompts=2, g=3, slices=None, reference="base", **how), out, engine)
 
-def engine_at(url, policy, out, timeout=60): return Engine(client(url, policy, timeout=timeout), out / "rollouts")
+def engine_at(url, policy, out, timeout=600): return Engine(client(url, policy, timeout=timeout), out / "rollouts")
 
 def test_a_run_by_a_server(small, tmp_path):
     policy, tiny = fresh(), Tiny(TEACHER)

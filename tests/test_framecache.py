@@ -3,6 +3,7 @@ import json, os, random, signal, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest
+from patience import soon
 from storm import LONG
 from videop2r.families import FAMILIES, Family
 from videop2r.data import Record
@@ -69,26 +70,35 @@ def test_what_was_used_longest_ago_goes_first(tmp_path):
 
 WORKER = """
 import random, sys; sys.path.insert(0, {tests!r})
+from pathlib import Path
 from test_framecache import made
 from videop2r.engine.framecache import FrameCache
-cache, draw = FrameCache({folder!r} + "/c", gigabytes=2e-4), random.Random(int(sys.argv[1]))
-for _ in range(int(sys.argv[2])):
+folder, draw, reads = Path({folder!r}), random.Random(int(sys.argv[1])), 0
+cache = FrameCache(folder / "c", gigabytes=2e-4)
+(folder / ("begun" + sys.argv[1])).touch()
+while reads < int(sys.argv[2]) or not (folder / "killed").exists():
     i = draw.randrange(40)
     clip = cache.kept([i], lambda: made(i))
     assert (clip.frames == i).all() and clip.frames.shape == (4, 56, 56, 3), i
+    reads += 1
 """
 
 @pytest.mark.skipif(os.name != "posix", reason="kills processes")
 def test_processes_share_it_while_others_are_killed(tmp_path):
     (tmp_path / "w.py").write_text(WORKER.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
     start = lambda seed, n: subprocess.Popen([sys.executable, str(tmp_path / "w.py"), str(seed), str(n)], stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    steady, doomed, draw = [start(s, 1500 if LONG else 60) for s in range(2)], [start(9 + s, 10**6) for s in range(2)], random.Random(0)
-    time.sleep(8)
-    for p in doomed:
-        time.sleep(draw.random())
-        p.kill()
-        p.communicate()
-    for p in steady: assert p.communicate(timeout=600)[1].decode()[-500:] == "" and p.returncode == 0
+    steady, draw = [start(seed, 1500 if LONG else 60) for seed in range(2)], random.Random(0)
+    doomed = [start(seed, 10**6) for seed in (9, 10)]
+    try:
+        assert soon(lambda: all((tmp_path / f"begun{seed}").exists() for seed in (0, 1, 9, 10))), "a process did not begin"
+        for p in doomed:
+            time.sleep(draw.random())
+            p.kill()
+            p.communicate()
+        (tmp_path / "killed").touch()
+        for p in steady: assert p.communicate(timeout=600)[1].decode()[-500:] == "" and p.returncode == 0
+    finally:
+        for p in (*steady, *doomed): p.kill()
     cache = FrameCache(tmp_path / "c", gigabytes=2e-4)
     for i in range(40): assert (cache.kept([i], lambda: made(i)).frames == i).all()
     assert sum(f.stat().st_size for f in (tmp_path / "c").rglob("*.frames")) < 1.5 * 2e5

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 import pytest, torch
 from loopback import serve
-from rl_child import SAMPLES, RECIPE, both, fresh, grads, prepared, run, settings, weights_of
+from rl_child import SAMPLES, RECIPE, WORK, fresh, prepared, run, settings, weights_of
 from videop2r.engine.findings import findings
 from videop2r.health import Health
 from videop2r.judge import ORACLE, Judge, Verdict, chat_judge
@@ -150,7 +150,7 @@ def test_a_judge_behind_a_server_is_asked_meanwhile(given, model):
         if len(inside) >= 3: three.set()
         three.wait(600)
         return "It says so.\n<judgement>Yes</judgement>"
-    with serve(answer) as s: r = rollout(given, model, chat_judge(OpenAIChat("m", s.url + "/v1", timeout=120)), workers=12, slices=1)
+    with serve(answer) as s: r = rollout(given, model, chat_judge(OpenAIChat("m", s.url + "/v1", timeout=600)), workers=12, slices=1)
     asked = [v for v in r.verdicts if v]
     assert three.is_set() and len(asked) > 2 and all(v.yes for v in asked)
 
@@ -160,8 +160,9 @@ def test_a_judge_behind_a_server_is_asked_meanwhile(given, model):
 def shares(tmp_path_factory):
     "Folders of what one process and two did: a gradient of given rollouts, and in a storm a whole run."
     one, two = (tmp_path_factory.mktemp(n) for n in ("one", "two"))
-    on_two("both" if LONG else "grads", two)
-    (both if LONG else grads)(one)
+    work = "both" if LONG else "grads"
+    on_two(work, two)
+    WORK[work](one)
     return one, two
 
 def test_two_processes_have_one_processs_gradients(shares):

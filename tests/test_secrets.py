@@ -46,7 +46,7 @@ def all_files(folder): return b"".join(f.read_bytes() for f in Path(folder).rglo
 @pytest.mark.parametrize("kind", ADDRESSES)
 def test_an_address_is_used_whole_and_shown_by_its_origin(kind, make, log, tmp_path):
     with serve(faults=[echo, "401", "500", "drop", "malformed"]) as s:
-        chat = make("m", ADDRESSES[kind].format(s.url[7:]), retries=0, timeout=60., cache=Cache(tmp_path / "c.db"))
+        chat = make("m", ADDRESSES[kind].format(s.url[7:]), retries=0, timeout=600., cache=Cache(tmp_path / "c.db"))
         replies = [chat(ASK) for _ in range(7)]
         sent = s.seen[0]
     told = [repr(chat), str(chat), chat.name, *map(repr, replies), log.getvalue(), repr(chat.ready())]
@@ -64,7 +64,7 @@ def elsewhere(status, place=None):
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_to_another_host_is_not_followed(status):
     with serve() as other, serve(faults=[elsewhere(status, other.url + "/canary?key=canary-q")] * 3) as s:
-        reply = OpenAIChat("m", f"http://canary-me:canary-pw@{s.url[7:]}/v1", retries=2, timeout=60.)(ASK)
+        reply = OpenAIChat("m", f"http://canary-me:canary-pw@{s.url[7:]}/v1", retries=2, timeout=600.)(ASK)
         assert not other.seen and len(s.seen) == 1
     assert reply.text is None and f"sends on to {other.url}" in reply.reason and "canary" not in reply.reason
 
