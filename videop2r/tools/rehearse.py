@@ -22,7 +22,7 @@ from ..engine.decoding import decode
 from ..engine.paint import markdown_table
 from ..engine.runs import Team, peak_gb
 from ..engine.shared import ATTEND, OnCUDA, group_logprobs, merged, plain, prefill
-from ..engine.tuner import Features, gradients
+from ..engine.tuner import Features, gradients, training
 from ..families import FAMILIES, Shape, shape_of
 from ..judge import base_judge
 from ..model import Policy, add_lora, linear_patches, token_ids, whole_windows
@@ -251,14 +251,10 @@ def _update(s):
 def _sft(s):
     model, n = s.policy.model, s.sft.micro or 1
     examples = [replace(s.prompts[0], response=s.words[0].tolist()) for _ in range(n)]
-    if s.sft.checkpointing: s.policy.base.gradient_checkpointing_enable(dict(use_reentrant=False))
-    model.train()
     share, total = list(enumerate(examples)), n * len(examples[0].response)
-    try: gradients(model, s.policy.coder, Team(s.policy.device), share, total, Features(model, 0), n)
-    finally:
-        model.eval()
-        s.policy.base.gradient_checkpointing_disable()
-        model.zero_grad(set_to_none=True)
+    with training(model, s.sft.checkpointing):
+        try: gradients(model, s.policy.coder, Team(s.policy.device), share, total, Features(model, 0), n)
+        finally: model.zero_grad(set_to_none=True)
 
 # %% ../../nbs/tools/rehearse.ipynb #97cbe535
 class Peer(torch.nn.Module):
@@ -340,13 +336,9 @@ def _peer(s):
     group = (s.words, torch.ones_like(s.words, dtype=torch.bool), old, old, torch.ones_like(old[:, 0]))
     gradient = Peer(s.policy, prompt, s.words.shape[1], s.rl.beta).gradient(*group)
     def run():
-        if lean: s.policy.base.gradient_checkpointing_enable(dict(use_reentrant=False))
-        model.train()
-        try: gradient()
-        finally:
-            model.eval()
-            s.policy.base.gradient_checkpointing_disable()
-            model.zero_grad(set_to_none=True)
+        with training(model, lean):
+            try: gradient()
+            finally: model.zero_grad(set_to_none=True)
     return run
 
 Stand.stages = { # stage -> (what is run of it, the stage of the plan that stands beside it)
