@@ -28,7 +28,8 @@ _KINDS = (".json", ".jsonl", ".gz", ".parquet", ".tsv")
 def _parquet(path):
     try: from pyarrow import parquet
     except ImportError:
-        raise ValueError(f"{path}: a parquet needs pyarrow, which is not installed: pip install 'videop2r[parquet]', or give the JSON") from None
+        remedy = "pip install 'videop2r[parquet]', or give the JSON"
+        raise ValueError(f"{path}: a parquet needs pyarrow, which is not installed: {remedy}") from None
     try: return parquet.read_table(path).to_pylist()
     except (OSError, ValueError) as e: raise RecordError(f"{path.name}: is no parquet ({e}); fetch it again") from None
 
@@ -221,11 +222,13 @@ def _tc(row, tags, n):
     return _question("tempcompass", f"{task}/{video}/{aspect}/{n}", stem if options else text, _TC_KINDS[task], truth,
                      f"videos/{video}.mp4", options, group=group, **more)
 
+_MME_FIELDS = dict(duration="duration", domain="domain", category="sub_category", task="task_type") # of a group -> of a row
+
 def _mme(row, tags, n):
     name, video, text, truth = _need(row, "question_id", "videoID", "question", "answer")
-    names = dict(duration="duration", domain="domain", category="sub_category", task="task_type")
-    group = {key: str(row[own]) for key, own in names.items() if row.get(own)}
-    return _question("video-mme", name, text, "multiple choice", truth, f"videos/{video}.mp4", _lettered(row.get("options") or []), group=group)
+    group = {key: str(row[own]) for key, own in _MME_FIELDS.items() if row.get(own)}
+    options = _lettered(row.get("options") or [])
+    return _question("video-mme", name, text, "multiple choice", truth, f"videos/{video}.mp4", options, group=group)
 
 # %% ../../nbs/engine/suites.ipynb #6243f2ac
 _SOURCES = { # what a path or a field of such a file looks like
@@ -243,7 +246,7 @@ def _block(benchmark, row, n, total):
     if benchmark == "mmvu": return _mmvu_group(row["path"])
     if benchmark == "mvbench": return dict(task=sorted(_FOLDER)[min((int(row["problem_id"]) - 1) // 200, 19)])
     if benchmark == "tempcompass": return dict(base=Path(row["path"]).stem.split("_")[0])
-    if benchmark == "video-mme": return dict(duration=row["duration"], domain=row["domain"], category=row["sub_category"], task=row["task_type"])
+    if benchmark == "video-mme": return {key: row[own] for key, own in _MME_FIELDS.items()}
     if benchmark != "video-mmmu": return {}
     return _mmmu_group(Path(row["path"]).stem, _TRACKS[n // 300] if total == 900 else "")
 

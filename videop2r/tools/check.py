@@ -94,11 +94,13 @@ class Checked:
     def to_dict(self): return dict(asdict(self), good=self.good)
 
     def _repr_markdown_(self):
-        told = [[r.name, r.tokens, escaped(r.fault) or "the same", r.rule or "–", f"{r.same} of {r.answer}", f"{r.gap:.1e}", f"{r.mean:.1e}"]
-                for r in self.rows]
+        def cells(row):
+            prompt, positions = escaped(row.fault) or "the same", row.rule or "–"
+            alike = f"{row.same} of {row.answer}"
+            return [row.name, row.tokens, prompt, positions, alike, f"{row.gap:.1e}", f"{row.mean:.1e}"]
         head = ["question", "tokens", "prompt there", "positions", "greedy tokens alike", "largest gap, nats", "mean gap"]
         verdict = "the served model is ours" if self.good else "the served model is not ours in every respect"
-        table = markdown_table(head, told, right=(1, 4, 5, 6))
+        table = markdown_table(head, [cells(row) for row in self.rows], right=(1, 4, 5, 6))
         return f"{escaped(self.model)} at {escaped(self.place)}: {verdict}, to {self.near:g} nats.\n\n{table}"
 
 # %% ../../nbs/tools/check.ipynb #f77ba28e
@@ -119,7 +121,8 @@ def _together(policy, served, examples, limit):
     apart = torch.cat([(ours[i, :len(v)].cpu() - torch.tensor(v)).abs() for i, (_, v) in enumerate(rows)])
     mine = policy.sample(examples, limit=limit, temperature=0).rows()
     alike = sum(ids == own for own, (ids, _) in zip(mine, rows))
-    return Asked("all", sum(len(e.prompt) for e in examples), "", "ours (as above)", alike, len(rows), apart.max().item(), apart.mean().item())
+    gaps = apart.max().item(), apart.mean().item()
+    return Asked("all", sum(len(e.prompt) for e in examples), "", "ours (as above)", alike, len(rows), *gaps)
 
 def check_served(
     checkpoint, url: str, model: str = "", adapter=None, nf4=False, limit=16, near=.05,

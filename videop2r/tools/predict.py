@@ -46,9 +46,11 @@ def questions_of(
 def _group(record):
     return record.extra.get("group") or {"kind": str(record.extra.get("kind") or record.problem_type)}
 
+_STRATA = ("task", "track", "duration", "dimension", "subject", "kind") # the first that a group has
+
 def _stratum(record):
     group = _group(record)
-    return next((group[name] for name in ("task", "track", "duration", "dimension", "subject", "kind") if name in group), record.problem_type)
+    return next((group[name] for name in _STRATA if name in group), record.problem_type)
 
 # %% ../../nbs/tools/predict.ipynb #9bc8ced3
 @patch
