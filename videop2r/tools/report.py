@@ -102,14 +102,14 @@ def _gaps(report):
 
 def _draw_gaps(ax, gaps):
     ax.axvline(0, color='#5f6b7c', linewidth=1)
+    ground = dict(facecolor='#ffffff', edgecolor='none', pad=1) # no line crosses a word or a number
     for at, change in enumerate(reversed(gaps.values())):
         middle, low, high = (100*change[key] for key in ('diff', 'lo', 'hi'))
         ax.plot([low, high], [at, at], color=ARM_INK['pagrpo'], linewidth=2.2)
         inside = 'none' if _verdict(change) == 'open' else ARM_INK['pagrpo']
         ax.plot([middle], [at], 'o', color=ARM_INK['pagrpo'], markerfacecolor=inside, markersize=7)
-        ax.text(middle, at - .16, signed(middle, 1), ha='center', va='top', fontsize=8)
+        ax.text(middle, at - .16, signed(middle, 1), ha='center', va='top', fontsize=8, bbox=ground)
     for at, name in enumerate(reversed(gaps)):
-        ground = dict(facecolor='#ffffff', edgecolor='none', pad=1)
         ax.text(0, at + .2, name, transform=ax.get_yaxis_transform(), fontsize=8.5, va='bottom', bbox=ground)
     ax.set(yticks=[], ylim=(-.55, len(gaps) - .35))
     ax.set_xlabel('difference in percentage points, 95% interval')
