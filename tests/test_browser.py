@@ -1,5 +1,5 @@
 "What a reader touches, in a real browser: pages without a kernel, and JupyterLab. Where there is none, this says *not run*."
-import json, math, os, random, re, shutil, socket, subprocess, sys, time, urllib.request
+import json, math, os, random, re, shutil, subprocess, sys, time, urllib.request
 from pathlib import Path
 import pytest
 import torch
@@ -9,6 +9,7 @@ from videop2r.engine import lab, script
 from videop2r.show import recredit
 from videop2r.world import from_record, gold_observation, samples
 from storm import storm
+from team import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -298,9 +299,7 @@ def server(tmp_path_factory):
     for name in ("nbs", "data_samples", "scripts", "benchmarks", "tests"): shutil.copytree(ROOT / name, work / "copy" / name)
     for path in ROOT.glob("*.*"):
         if path.is_file(): shutil.copy(path, work / "copy")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     own = {f"{name}_DIR": str(work / name) for name in ("JUPYTER_CONFIG", "JUPYTER_DATA", "JUPYTER_RUNTIME")}
     env = os.environ | own | dict(PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), OMP_NUM_THREADS="1", IPYTHONDIR=str(work / "ipython"))
     args = ["--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--ServerApp.root_dir={work / 'copy'}",

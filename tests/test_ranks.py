@@ -1,5 +1,5 @@
 "Two processes by command, as a launcher starts them, against one: SFT and RL, odd counts and a clip that cannot be read; and processes that fail, are killed, or never come."
-import json, os, random, shutil, signal, socket, subprocess, sys
+import json, os, random, shutil, signal, subprocess, sys
 from pathlib import Path
 from dataclasses import replace
 import pytest, torch
@@ -9,6 +9,7 @@ from videop2r.sft import SFT
 from videop2r.tools.cli import main
 from rl_child import fresh, prepared
 from storm import storm
+from team import free_port, places
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "data_samples"
@@ -29,11 +30,6 @@ def media(tmp_path_factory):
     broken.write_bytes(broken.read_bytes()[:100])
     (folder / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
 
 def launcher(name):
     own = {"torchrun": ["torch.distributed.run", "--nproc_per_node=2", "--master_port"],
@@ -84,7 +80,7 @@ def parted():
 
 def together(parted, n, kind, out, rank, step, where, how, patience=300):
     "n processes without a launcher, one of which fails: (exit code, what it said) of each."
-    env = {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "VIDEOP2R_PATIENCE": str(patience), "HOME": str(out)}
+    env = places(n) | {"VIDEOP2R_PATIENCE": str(patience), "HOME": str(out)}
     print(json.dumps(dict(n=n, env=env, out=str(out), args=[kind, rank, step, where, how])), file=parted.stdin, flush=True)
     codes = json.loads(parted.stdout.readline())
     return [(code, (out / f"said{i}").read_text()) for i, code in enumerate(codes)]

@@ -1,5 +1,5 @@
 "Rollouts, the loop on one and two processes, resume after a kill, and bad input that must not be trained on."
-import json, os, signal, socket, subprocess, sys, threading, time, warnings
+import json, os, signal, subprocess, sys, threading, time, warnings
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from videop2r.tools.launch import PRESETS, Preset, run_rl
 from videop2r.tools.keyframes import ByQuestion
 from videop2r.update import NotFinite, backward, describe
 from storm import LONG, storm
+from team import check_both, on_two
 
 torch.set_num_threads(1)
 CHILD = Path(__file__).parent / "rl_child.py"
@@ -37,15 +38,6 @@ def model(): return fresh()
 def rollout(given, model, judge=ORACLE, recipe=RECIPE, n=3, g=4, **kw):
     coder, records, prompts, features = given
     return collect(model, records[:n], prompts[:n], features[:n], judge, g, recipe, **{"limit": 48, "generator": torch.Generator().manual_seed(3), **kw})
-
-def on_two(*args):
-    "Run the child script in two processes that share its work over gloo."
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        shared = dict(ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
-    ps = [subprocess.Popen([sys.executable, str(CHILD), *map(str, args)], env={**ENV, **shared, "RANK": k, "LOCAL_RANK": k}, stderr=subprocess.PIPE, text=True) for k in "01"]
-    said = [p.communicate(timeout=900)[1] for p in ps]
-    assert not any(p.returncode for p in ps), "\n".join(said)
 
 # ---- what the loss gets
 
@@ -161,7 +153,7 @@ def shares(tmp_path_factory):
     "Folders of what one process and two did: a gradient of given rollouts, and in a storm a whole run."
     one, two = (tmp_path_factory.mktemp(n) for n in ("one", "two"))
     work = "both" if LONG else "grads"
-    on_two(work, two)
+    check_both(on_two([sys.executable, CHILD, work, two], ENV))
     WORK[work](one)
     return one, two
 
@@ -457,10 +449,7 @@ except Exception as e: print(f"{team.rank}: {type(e).__name__}: {e}"); sys.exit(
 @storm # test_ranks has faults of each kind
 def test_a_fault_in_one_process_ends_all_and_names_itself(tmp_path):
     (tmp_path / "failing.py").write_text(FAILING)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        env = dict(ENV, ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
-    both = [subprocess.Popen([sys.executable, tmp_path / "failing.py"], env=dict(env, RANK=str(i), LOCAL_RANK=str(i)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for i in range(2)]
-    said = [process.communicate(timeout=600)[0] for process in both]
-    assert [process.returncode for process in both] == [3, 3] and "1: OSError" in said[1] and "a.mp4" in said[1]
+    both = on_two([sys.executable, tmp_path / "failing.py"], ENV)
+    said = [end.stdout for end in both]
+    assert [end.returncode for end in both] == [3, 3] and "1: OSError" in said[1] and "a.mp4" in said[1]
     assert "another process failed, so this one ends too: process 2, before the first step: OSError" in said[0]

@@ -1,5 +1,5 @@
 """Fine-tuning that is killed, split, spread over processes, or fed what it cannot use."""
-import json, os, random, signal, subprocess, sys, warnings
+import json, os, signal, subprocess, sys, warnings
 from dataclasses import replace
 from pathlib import Path
 import pytest
@@ -12,6 +12,7 @@ from videop2r.update import NotFinite
 sys.path.insert(0, str(Path(__file__).parent))
 from sft_child import SAMPLES, SETTINGS, data, model_of, weights
 from storm import storm
+from team import check_both, on_two
 
 CHILD = [sys.executable, str(Path(__file__).parent / "sft_child.py")]
 
@@ -116,12 +117,7 @@ def test_two_processes_in_one_folder_are_refused(world, tmp_path):
 @storm # test_ranks has the command in two processes
 def test_two_gloo_processes_give_one_process_s_weights(world, media, tmp_path):
     coder, examples = world
-    port, two = random.randrange(20000, 40000), []
-    for rank in range(2):
-        env = dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        two.append(child(tmp_path / "run", media, "--dropout", 0, "--save", tmp_path / "weights", **env))
-    said = [p.communicate(timeout=600)[0] for p in two]
-    assert [p.returncode for p in two] == [0, 0], "\n".join(said)
+    check_both(on_two([*CHILD, tmp_path / "run", media, "--dropout", 0, "--save", tmp_path / "weights"]))
     alone = model_of(coder, s := replace(SETTINGS, dropout=0.))
     rows = train_sft(alone, coder, examples[:10], s, validation=examples[10:], quiet=True)
     a, b = (torch.load(tmp_path / f"weights.{r}", weights_only=True) for r in range(2))

@@ -1,18 +1,14 @@
 "A real vLLM on this machine's CPU, for the tests that `make engines` runs."
-import os, signal, socket, subprocess, time
+import os, signal, subprocess, time
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
+from team import free_port
 
 FLAGS = "--dtype float32 --enforce-eager --max-model-len 2048 --max-num-seqs 16 --served-model-name base --logprobs-mode processed_logprobs".split()
 OURS = "--enable-lora --max-lora-rank 16 --max-loras 2 --trust-request-mm-kwargs".split() # what the project asks for, besides
 OWN = dict(VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind", OMP_NUM_THREADS="1", VLLM_NO_USAGE_STATS="1")
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 class Running:
     "A server that has been started; it may not answer yet."
