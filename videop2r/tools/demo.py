@@ -56,10 +56,10 @@ class Sizes:
     rl: RL = RL(RECIPE, steps=110, prompts=16, g=8, limit=96, lr=5e-4, beta=.02)
 
 _SMOKE_RL = RL(RECIPE, steps=3, prompts=4, g=4, limit=96, lr=3e-4, beta=.02, save_every=1)
-_SMOKE_SFT = SFT(steps=60, batch=16, lr=2e-3)
+_SMOKE_SFT = SFT(steps=60, batch=8, lr=2e-3)
 Sizes.known = dict(
     default=Sizes(),
-    smoke=Sizes(records=90, rl_records=32, heldout=58, probe=29, sft=_SMOKE_SFT, rl=_SMOKE_RL))
+    smoke=Sizes(records=60, rl_records=32, heldout=29, probe=29, sft=_SMOKE_SFT, rl=_SMOKE_RL))
 _ARMS = ("pagrpo", "grpo")
 _FORCED = 203 # held-out records on which observations are exchanged
 
