@@ -1,5 +1,5 @@
 "The bridge against the TRL that is installed: its gradients with one reward, ours with two, and a run."
-import json, math, os, socket, subprocess, sys
+import json, math, os, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 import pytest, torch
@@ -16,6 +16,8 @@ from videop2r.rewards import LENGTHS, Bounds, rewards
 from videop2r.scoring import score_record
 from videop2r.tokens import segment_masks
 from videop2r.world import samples
+from storm import storm
+from team import check_both, on_two
 
 torch.set_num_threads(1)
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func, which puts fixed responses in place of sampled ones
@@ -204,15 +206,11 @@ def test_the_split_into_micro_batches_changes_nothing(folder, tokenizer, tmp_pat
     a, b = weights_after(whole), weights_after(split)
     assert close(b - start, a - start, 1e-5)
 
+@storm # test_rl has the gradients of two processes, test_ranks the commands in two
 def test_two_processes_end_in_one_process_s_weights(folder, tokenizer, tmp_path):
     "A group on each, over gloo; `batch` needs both processes' tokens."
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        team = dict(ACCELERATE_USE_CPU="true", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
-    env, call = {**os.environ, **team, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, [sys.executable, str(ROOT / "tests/bridge_child.py"), str(folder), "batch", str(tmp_path)]
-    ps = [subprocess.Popen(call, env={**env, "RANK": k, "LOCAL_RANK": k}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) for k in "01"]
-    said = [p.communicate(timeout=900)[1] for p in ps]
-    assert not any(p.returncode for p in ps), "\n".join(said)
+    call = [sys.executable, ROOT / "tests/bridge_child.py", folder, "batch", tmp_path]
+    check_both(on_two(call, {**os.environ, "PYTHONPATH": str(ROOT)}))
     a, b = (torch.load(tmp_path / f"weights.{k}") for k in "01")
     alone = make(PAGRPOTrainer, process_rewards(tokenizer, SILENT, BOUNDS), folder, tokenizer, tmp_path, dtype=torch.float32, weights="batch")
     start = torch.cat([p.detach().flatten() for p in alone.model.parameters()])

@@ -122,7 +122,7 @@ def test_prompts_sampled_together_take_memory_and_save_time():
     one, seven = plan("7b", "16GB"), plan("7b", "16GB", slices=7)
     assert seven.peaks["sampling"] > one.peaks["sampling"] + 2 and seven.seconds["sampling"] < one.seconds["sampling"] / 4 and seven.peaks["update"] == one.peaks["update"]
 
-@pytest.mark.parametrize("model, weights", [("7b", "nf4"), ("4b", "bf16"), ("qwen3.5-4b", "nf4")])
+@pytest.mark.parametrize("model, weights", [("7b", "nf4"), ("4b", "bf16"), pytest.param("qwen3.5-4b", "nf4", marks=storm)])
 def test_the_kernels_of_a_token_are_those_that_are_counted(model, weights, monkeypatch):
     "On models of three and four layers without a weight."
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))

@@ -138,11 +138,11 @@ def test_sft_on_the_device_is_sft_on_the_host(asked, settings):
     assert got == [pytest.approx(row, rel=1e-4) for row in want] and differ(weights, there) < 1e-4
 
 VARIANTS = {
-    "plain": dict(), "sliced, by rows": dict(slices=1, rows=1, micro=1), "all again": dict(recompute="all", rows=2),
+    "plain": dict(), "sliced, by rows": dict(prompts=2, slices=1, rows=1, micro=1), "all again": dict(recompute="all", rows=2),
     "no reference": dict(beta=0., top_p=.9), "refill": dict(refill=2), "GRPO": dict(recipe=Recipe(credit="grpo")),
     "T-GRPO": dict(recipe=Recipe(shuffled=2)), "no tags": dict(recipe=Recipe(tags=False)), "DAPO": dict(recipe=Recipe(weights="batch", overlong="mask"))}
 
-@pytest.mark.parametrize("name", some(VARIANTS, ("plain", "sliced, by rows", "T-GRPO")))
+@pytest.mark.parametrize("name", some(VARIANTS, ("plain",)))
 def test_rl_on_the_device_is_rl_on_the_host(asked, name):
     settings = RL(**{**dict(steps=2, prompts=3, g=2, limit=16, reference="base", lr=1e-3), **VARIANTS[name]})
     def work(policy):

@@ -16,7 +16,7 @@ from videop2r.world import make_records
 from storm import LONG
 
 WORKERS, RECORDS = 4, 60
-STORM = 100 if LONG else 4
+STORM = 100 if LONG else 2
 FORK = mp.get_context("forkserver") # children start at once, from a process without threads that has the imports done
 FORK.set_forkserver_preload(["videop2r.tools.pipeline", "videop2r.world", "hypothesis", "pytest"])
 
