@@ -14,7 +14,7 @@ from videop2r.engine.remote import OpenAIChat, Reply
 from videop2r.tokens import Coder
 from videop2r.engine.scenes import World
 from videop2r.world import from_record, gold, make_records, samples
-from storm import some
+from storm import some, storm
 from team import free_port
 from test_store import FORK
 from tiny_server import Tiny, serve
@@ -235,13 +235,12 @@ class Blind(ChatTeacher):
     "A teacher that is sent the question alone."
     def message(self, r, media, prompt): return [dict(role="user", content=prompt.render(r))], {}
 
+@storm # tiny_server speaks the protocol in the other tests
 def test_text_goes_through_transformers_serve(transformers_serve, clips, tmp_path):
     url, name = transformers_serve
     made = run(clips, Blind(OpenAIChat(name, url, max_tokens=64), workers=3), tmp_path / "run")
     assert made.steps["written"] == 18 and set(texts(made.out).values()) == {PARROT}
     assert all(json.loads(l)["tokens_out"] > 10 for l in open(made.out / "traces.jsonl"))
-
-def command(*args): return subprocess.run([sys.executable, "-m", "videop2r.tools.cli", *map(str, args)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 def test_the_commands_read_through_a_sampler_and_a_cache_and_refuse_another_sampler(tmp_path, capsys):
     "Generate, then rl; the same folder under the other sampler is refused by name."
