@@ -103,6 +103,12 @@ def test_stored_pictures_are_seen_untrusted():
             if re.search("<style|<svg", "".join(o.get("data", {}).get("text/html", ""))) or "image/svg+xml" in o.get("data", {})]
     assert not lost
 
+def test_a_figure_is_seen_and_not_named():
+    "A figure that was made without pyplot has no picture in a notebook: it goes through `picture_html`."
+    named = [(p.name, c["id"]) for p in BOOKS for c in json.loads(p.read_text())["cells"] for o in c.get("outputs", [])
+             if "".join(o.get("data", {}).get("text/plain", "")).startswith("<Figure") and "image/png" not in o["data"]]
+    assert not named
+
 def test_expected_failures_are_run():
     assert not [b.name for b in BOOKS for c in cells(b) if re.search(r"^(?!.*with ).*expect_fail\(", c, re.M) and "import expect_fail" not in c]
 
