@@ -1,5 +1,6 @@
 "Processes that share their work over gloo, as a launcher would start them."
 import os, socket, subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 def free_port():
     "A port that nobody listens on, as text."
@@ -14,9 +15,8 @@ def places(n):
 def on_two(call, env=os.environ):
     "Run a command in two processes, one thread each, on the CPU; both ends as `CompletedProcess`."
     env = {**env, **places(2), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    both = [subprocess.Popen([*map(str, call)], env={**env, "RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for rank in "01"]
-    said = [process.communicate(timeout=900) for process in both]
-    return [subprocess.CompletedProcess(call, process.returncode, *texts) for process, texts in zip(both, said)]
+    def one(rank): return subprocess.run([*map(str, call)], env={**env, "RANK": rank, "LOCAL_RANK": rank}, capture_output=True, text=True, timeout=900)
+    with ThreadPoolExecutor(2) as pool: return list(pool.map(one, "01")) # both are read at once: neither waits with a full pipe
 
 def check_both(ends):
     "Both ended well, or what they said."

@@ -30,7 +30,8 @@ def test_each_fault_has_its_reason_and_spoils_nothing(kind, fault, why):
 
 @pytest.mark.parametrize("kind, faults", [
     *((kind, faults) for kind in KINDS for faults in (["500"], ["503", "drop"], ["429"])), ("openai", ["hang", "500"]),
-    pytest.param("anthropic", ["hang", "500"], marks=storm)], ids=lambda given: given if isinstance(given, str) else "+".join(given))
+    pytest.param("anthropic", ["hang", "500"], marks=storm)],
+    ids=lambda given: given if isinstance(given, str) else "+".join(given))
 def test_passing_faults_are_retried(kind, faults):
     with serve(faults=faults, slow=60.) as s:
         assert KINDS[kind](s.url, retries=3, timeout=5. if "hang" in faults else 600.)(ASK).text == "fine"
