@@ -1,13 +1,15 @@
 """The synthetic world: determinism, ambiguity, and the embedded samples."""
 import random
 from pathlib import Path
+import numpy as np
 import pytest
+from PIL import Image
 from videop2r.data import read_records
 from videop2r.engine.decode import read_media
 from videop2r.oracle import oracle_errors, paraphrase, read_claims, spoil, sufficient
 from dataclasses import replace
 from videop2r.data import RecordError, write_jsonl
-from videop2r.engine.scenes import COLOURS, PLACES, World, _places, draw_frames, make_cups, make_scene
+from videop2r.engine.scenes import COLOURS, PLACES, Cups, World, _places, draw_frames, make_cups, make_scene
 from videop2r.world import (COMPOSED, CONTROL, KINDS, answer_text, from_record, gold_observation, make_records, question_of, samples, solve, SHIPPED)
 
 SAMPLES = samples(Path(__file__).parent.parent / "data_samples")
@@ -121,9 +123,55 @@ def test_a_game_without_a_swap_is_asked_about_and_told():
         assert sufficient(gold_observation(q), q) and not q.scene.cups.swaps
 
 @pytest.mark.parametrize("wrong, said", [(dict(swaps=(1, 5)), "swaps is .*0 to 3"), (dict(swaps=(2, 1)), "swaps is"), (dict(swaps=(-1, 1)), "swaps is"),
-                                         (dict(faint=1.5), "faint is 1.5"), (dict(quick=-.1), "quick is"), (dict(noise=-1), "noise is")])
+                                         (dict(faint=1.5), "faint is 1.5"), (dict(quick=-.1), "quick is"), (dict(noise=-1), "noise is"),
+                                         (dict(ladder=2), "ladder is 2")])
 def test_a_world_that_cannot_be_is_refused_by_name(wrong, said):
     with pytest.raises(ValueError, match=said): World(**wrong)
+
+# ---- ladders
+
+def down(frame, line):
+    "Where one comes out who follows a line of the picture down, and along every rung that reaches a neighbour."
+    lines, bright = (14, 42, 70), (frame == 235).all(-1)
+    y = 25
+    while y < 60:
+        y += 1
+        for other in (line - 1, line + 1):
+            if not 0 <= other < 3: continue
+            left, right = sorted((lines[line], lines[other]))
+            if bright[y, left:right].all():
+                line = other
+                while bright[y, left:right].all(): y += 1
+                break
+    return line
+
+def test_on_a_ladder_the_answer_follows_from_the_lines_that_are_drawn():
+    seen = set()
+    for i in range(200):
+        scene = game(i, ladder=1., swaps=(0, 3))
+        frame, cups = draw_frames(scene)[0], scene.cups
+        ends = {PLACES[down(frame, line)]: ball for line, ball in enumerate(cups.row)}
+        assert tuple(ends[place] for place in PLACES) == cups.rows[-1]
+        seen |= {*cups.stays, *cups.feints}
+    assert seen == {None, *PLACES} # every rung, and half a rung of every line
+
+def test_every_type_of_question_that_a_ladder_allows_is_an_image_read_back_as_it_was_drawn(tmp_path):
+    asked = [kind for kind in COMPOSED if KINDS[kind].still]
+    records = list(make_records(tmp_path, 12, "ladder", World(ladder=1.), asked))
+    assert {r.problem_type for r in records} == {"multiple choice", "OCR", "free-form"} and len(asked) == 6
+    for record in records:
+        q = from_record(record)
+        assert record.data_type == "image" and record.path.endswith(".png") and q.scene.still
+        assert (np.array(Image.open(tmp_path / record.path)) == draw_frames(q.scene)[0]).all()
+        assert sufficient(gold_observation(q), q) and solve(read_claims(gold_observation(q), q.scene), q) == answer_text(q)
+
+def test_how_far_and_how_often_are_asked_of_clips_alone():
+    for kind in ("times", "rests", "far", "net"):
+        q = question_of("ladder", 0, World(ladder=1.), (kind,))
+        assert not q.scene.still and KINDS[kind].askable(game(ladder=1.)) == []
+
+def test_a_rung_over_the_middle_is_refused():
+    with pytest.raises(ValueError, match="neighbours"): draw_frames(replace(game(ladder=1.), cups=Cups(("red", "green", "blue"), ("middle",))))
 
 # ---- records of other versions, and damaged ones
 

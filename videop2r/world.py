@@ -331,11 +331,12 @@ KINDS |= {
 }
 
 # %% ../nbs/2_seeing/1_world.ipynb #b8d26dd7
-def _composed(type, asks, targets, answer, about, thinks, solves, letters=False, **more):
+def _composed(type, asks, targets, answer, about, thinks, solves, letters=False, still=True, **more):
     draws = (lambda rng, world: make_cups(rng, world, LETTERS)) if letters else make_cups
     def fitting(scene): return targets(scene) if (scene.cups.row[0] in LETTERS) == letters else []
-    return Kind(type, asks, "I watch the cups.", thinks, targets=fitting, answer=answer,
-                about=about, tells=tell_cups, solves=solves, draws=draws, **more)
+    needs = {} if still else dict(ladder=0.)
+    return Kind(type, asks, "I watch the cups.", thinks, targets=fitting, answer=answer, about=about,
+                tells=tell_cups, solves=solves, still=still, needs=needs, draws=draws, **more)
 
 def _of_ball(type, asks, answer, thinks, **more):
     return _composed(type, asks, _row, _of_path(answer), _the_ball, thinks, _from_path(answer), **more)
@@ -355,10 +356,11 @@ KINDS |= {
     "which": _of_place(
         "multiple choice", "Which ball is under the {target} cup at the end?", options=_balls),
     "times": _of_ball(
-        "numerical", "How many times does the {target} ball move?", _moved, _walk(_moved)),
+        "numerical", "How many times does the {target} ball move?", _moved, _walk(_moved),
+        still=False),
     "rests": _of_ball(
         "numerical", "How many swaps leave the {target} ball in its place?", _rested,
-        _walk(_rested)),
+        _walk(_rested), still=False),
     "letter": _of_place(
         "OCR", "Which letter is under the {target} cup at the end?", letters=True),
     "spell": _of_row("OCR", "What do the letters read at the end?", letters=True),
@@ -366,10 +368,11 @@ KINDS |= {
         "free-form", "Tell from where to where the {target} ball goes.", _told_path, _walk()),
     "row": _of_row("free-form", "Tell the balls from left to right at the end."),
     "far": _of_ball(
-        "regression", "How many pixels does the {target} ball move in all?", _far, _walk(_far)),
+        "regression", "How many pixels does the {target} ball move in all?", _far, _walk(_far),
+        still=False),
     "net": _of_ball(
         "regression", "How many pixels from its start is the {target} ball at the end?", _net,
-        _walk()),
+        _walk(), still=False),
 }
 COMPOSED = tuple(kind for kind in KINDS if kind not in CONTROL)
 

@@ -60,7 +60,7 @@ LETTERS = ("A", "C", "H", "T", "U", "X")
 class Cups:
     "What lies under three cups at first, and what the cups do."
     row: tuple             # colours or letters, from left to right
-    stays: tuple           # of each window: the place whose cup stays in a swap, or None
+    stays: tuple           # of each window: the place whose cup, or line, stays in a swap, or None
     feints: tuple = ()     # of each window: the place of a cup that lifts and returns, or None
     quick: tuple = ()      # of each window: whether its swap is quick
 
@@ -96,7 +96,7 @@ class Scene:
     word: str = ""
     word_cell: tuple = ()
     dots: tuple = ()     # pixel positions of grey distractors
-    still: bool = False  # one image instead of a clip
+    still: bool = False  # one image instead of a clip; of a shell game its ladder
     cups: Cups | None = None # balls under cups, in place of things on a grid
     faint: float = 0.    # how far the balls' colours are mixed with the ground
     noise: int = 0       # standard deviation of every pixel, in steps of 256
@@ -129,6 +129,7 @@ class World:
     swaps: tuple = (1, 3)   # fewest and most swaps of cups: the length of what is composed
     feint: float = .5       # chance that a window without a swap holds a feint
     quick: float = 0.       # chance that a swap is quick
+    ladder: float = 0.      # chance that a shell game is a ladder, in one image
     faint: float = 0.       # how far the balls' colours are mixed with the ground
     noise: int = 0          # standard deviation of every pixel, in steps of 256
 
@@ -136,7 +137,7 @@ class World:
         few, most = self.swaps
         if not 0 <= few <= most <= self.windows:
             raise ValueError(f"world: swaps is {self.swaps}; use fewest and most, 0 to {self.windows}")
-        for name in ("brief", "word", "still", "feint", "quick", "faint"):
+        for name in ("brief", "word", "still", "feint", "quick", "ladder", "faint"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"world: {name} is {getattr(self, name)}; use 0 to 1")
         if self.noise < 0: raise ValueError(f"world: noise is {self.noise}; use 0 or more")
@@ -203,14 +204,18 @@ def make_cups(
     hidden=COLOURS,          # what may lie under the cups: colours or letters
 ) -> Scene:
     "Draw one shell game; equal generators give equal games."
+    # nothing is drawn where there are no ladders: stored games rest on this order of draws
+    ladder = world.ladder > 0 and rng.random() < world.ladder
+    staying = PLACES[::2] if ladder else PLACES # a rung joins neighbours
     row = tuple(rng.sample(sorted(hidden), len(PLACES)))
     at = rng.sample(range(world.windows), rng.randint(*world.swaps))
-    stays = tuple(rng.choice(PLACES) if k in at else None for k in range(world.windows))
+    stays = tuple(rng.choice(staying) if k in at else None for k in range(world.windows))
     feints = tuple(rng.choice(PLACES) if not place and rng.random() < world.feint else None
                    for place in stays)
     quick = tuple(bool(place) and rng.random() < world.quick for place in stays)
     game = Cups(row, stays, feints, quick)
-    return Scene((), dots=_dots(rng, world), cups=game, faint=world.faint, noise=world.noise)
+    return Scene((), dots=_dots(rng, world), still=ladder, cups=game,
+                 faint=world.faint, noise=world.noise)
 
 # %% ../../nbs/engine/scenes.ipynb #f4af6079
 @cache
@@ -322,18 +327,22 @@ def _places(game, f):
     return at
 
 # %% ../../nbs/engine/scenes.ipynb #d3686fd3
-def _draw_row(frame, scene):
+def _ground():
+    "One empty frame of a shell game."
+    shades = np.array(_SHADES, np.uint8).repeat(CELL)
+    return np.tile(shades[None, :, None], (3 * CELL, 1, 3))
+
+def _draw_row(frame, scene, y=CELL * 1.5):
     "The balls, or the letters, before the cups are down."
     for i, name in enumerate(scene.cups.row):
-        centre, ground = (CELL * 1.5, CELL * (i + .5)), _SHADES[i]
+        centre, ground = (y, CELL * (i + .5)), _SHADES[i]
         if name in COLOURS:
             ink = np.array(COLOURS[name]) * (1 - scene.faint) + ground * scene.faint
             _stamp(frame, _mask("circle", 18), centre, ink)
         else: _stamp(frame, _glyphs(name), centre, 250 * (1 - scene.faint) + ground * scene.faint)
 
 def _draw_cups(scene):
-    frames = np.repeat(np.repeat(np.array(_SHADES, np.uint8), CELL)[None, None, :, None], 3 * CELL, 1)
-    frames = np.tile(frames, (scene.frames, 1, 1, 3))
+    frames = np.stack([_ground()] * scene.frames)
     for f, frame in enumerate(frames):
         _draw_dots(frame, scene)
         above = 1.1 * min(max((6 - f) / 4, 0.), 1.)  # the cups come down in frames 2 to 6
@@ -341,6 +350,31 @@ def _draw_cups(scene):
         for place, height in _places(scene.cups, f):
             _stamp(frame, _cup(), (CELL * (1.5 + height - above), CELL * (place + .5)), _CUP)
     return frames
+
+# %% ../../nbs/engine/scenes.ipynb #ladder02
+_LINE = 235
+
+def _line(i): return round(CELL * (i + .5)) # pixels from the left
+
+def _draw_rungs(frame, game):
+    if "middle" in game.stays:
+        raise ValueError("ladder: a rung joins neighbours, so the middle cannot stay; use left or right")
+    feints = game.feints or (None,) * len(game.stays)
+    for window, (stays, feint) in enumerate(zip(game.stays, feints)):
+        y, i = 30 + 12 * window, PLACES.index(stays or feint or "left")
+        others = [_line(k) for k in range(3) if k != i]
+        half = _line(i) + (-10 if i == 2 else 10)
+        left, right = others if stays else sorted((_line(i), half))
+        if stays or feint: frame[y - 1:y + 2, left:right] = _LINE
+
+def _draw_ladder(scene):
+    frame = _ground()
+    _draw_dots(frame, scene)
+    for i in range(3): frame[24:64, _line(i) - 1:_line(i) + 1] = _LINE
+    _draw_rungs(frame, scene.cups)
+    _draw_row(frame, scene, y=11)
+    for i in range(3): _stamp(frame, _cup(), (72, CELL * (i + .5)), _CUP)
+    return frame[None]
 
 # %% ../../nbs/engine/scenes.ipynb #911a7fba
 def _noisy(frames, scene):
@@ -351,7 +385,8 @@ def _noisy(frames, scene):
 
 def draw_frames(scene: Scene) -> np.ndarray:  # (f, 84, 84, 3) of uint8; f is 1 for a still
     "Draw every frame of a scene."
-    frames = _draw_cups(scene) if scene.cups else _draw_things(scene)
+    draw = _draw_things if not scene.cups else _draw_ladder if scene.still else _draw_cups
+    frames = draw(scene)
     return _noisy(frames, scene) if scene.noise else frames
 
 # %% ../../nbs/engine/scenes.ipynb #25451409
