@@ -5,7 +5,7 @@ import pytest
 from videop2r.recipe import RL
 from videop2r.sft import SFT
 from videop2r.tools.cli import main
-from videop2r.tools.funnel import Funnel
+from videop2r.tools.funnel import Funnel, _pictures
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
 TINY = ["--preset", "tiny", "--prompt", "short", "--frames", 2, "--steps", 4]
@@ -72,6 +72,14 @@ def test_nothing_kept_is_a_funnel_and_no_fault(tmp_path, capsys):
                          "--prompt", "short", "--limit", 8, "--frames", 2, "--out", tmp_path / records.stem)
         assert code == 0 and "vocabulary" not in said.err
     assert Funnel.places(dict(perception=["", "…"], reasoning=[])) == {}
+
+@pytest.mark.parametrize("said", ["So.", "The, of and.", "1 2 3", "…", "So so."])
+def test_texts_without_a_word_worth_showing_have_no_picture_and_cost_no_run(said):
+    pytest.importorskip("wordcloud")
+    texts = dict(perception=["I see a red square."] * 9, reasoning=[said] * 9)
+    pictures, why = _pictures(texts)
+    assert not why and len(pictures["clouds"]) == 1
+    assert Funnel.places(dict(perception=[said] * 9, reasoning=[said] * 9)) == {}
 
 def test_a_subset_of_nothing_says_so(tmp_path, capsys):
     (tmp_path / "none.jsonl").write_text("")

@@ -68,7 +68,7 @@ def answer(model, arrays, name, **more):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_our_batch_is_the_processors(ready, stock, theirs, name):
-    policy = Policy(model := ready[1], coder := ready[0])
+    policy = Policy(ready[1], coder := ready[0])
     batch = batch_of(coder, name)
     get, want = answer(stock, theirs, name, **published(policy, batch))
     assert (batch.ids == get["input_ids"])[batch.mask].all() and (batch.mask == get["attention_mask"].bool()).all()

@@ -127,6 +127,7 @@ def test_a_run_by_command_hides_its_addresses_and_keeps_replies_to_their_owner(m
             line = ["generate", "--records", tmp_path / "r.jsonl", "--media", tmp_path, "--out", out, "--teacher", spec, "--judge", f"{spec}+oracle+{spec}", "--frames", 2, "--workers", 1]
             codes = [main(list(map(str, line))), main(list(map(str, line)).__add__(["--dry-run"]))]
     finally: os.umask(old)
+    assert codes == [0, 0]
     assert (out / "traces.jsonl").stat().st_size and b"canary" not in all_files(out).replace(b"sk-canary", b"") and "canary" not in (err.getvalue() + log.getvalue()).replace("sk-canary", ""), err.getvalue()
     found = modes(out)
     assert (out.stat().st_mode & 0o77 == 0) != made

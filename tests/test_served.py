@@ -92,7 +92,7 @@ def test_a_merged_checkpoint_has_them_too(tmp_path, model_type):
 
 def test_merge_by_command_reads_the_base_and_says_what_four_bits_mean(tmp_path, capsys):
     base = made(tmp_path / "m", "qwen2_5_vl")
-    _, adapter = trained(base, coder := Coder.load(base), tmp_path)
+    _, adapter = trained(base, Coder.load(base), tmp_path)
     want = sampled(base, adapter)
     assert main(["merge", str(adapter), "--out", str(tmp_path / "whole")]) == 0
     assert "Where it learned over a base in four bits" in capsys.readouterr().out

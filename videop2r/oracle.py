@@ -301,7 +301,6 @@ def _other_game(question, rng):
 
 # %% ../nbs/2_seeing/2_oracle.ipynb #55ea071d
 def _spoil_game(question, rng):
-    game = question.scene.cups
     if rng.random() < .5: return paraphrase(_other_game(question, rng), rng), "contradicts"
     said = _retell_cups(question.rules.about(question), question, rng)
     ball = answer_text(question) # of a question about a place: the start that counts

@@ -218,7 +218,6 @@ def _draw(self: Learner, n):  # (place, index) of each
 @patch
 def _collect(self: Learner, step, n):  # (Rollout or None, prompts, features)
     "This machine's part of n further prompts."
-    settings = self.settings
     mine = self.team.share(self._draw(n))
     read = self.team.together(lambda: self.data.get([i for _, i in mine]))
     records, prompts, features, bad = read

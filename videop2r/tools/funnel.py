@@ -145,10 +145,11 @@ def places(cls: Funnel,
     from sklearn.manifold import TSNE
     some = {process: group[::max(1, -(-len(group) // most))] for process, group in texts.items()}
     every = [text for group in some.values() for text in group]
-    if not any(re.search(r"\w", text) for text in every): return {}
+    told = {text for text in every if re.search(r"\w", text)}
+    if len(told) < 8: return {}
     weigh = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+")
     weights = weigh.fit_transform(every) # (n, words)
-    if weights.shape[0] < 8: return {}
+    if weights.shape[1] < 3: return {}
     main = TruncatedSVD(min(50, weights.shape[1] - 1), random_state=seed).fit_transform(weights)
     layout = TSNE(perplexity=min(30, (len(main) - 1) / 3), random_state=seed, init="random")
     cuts = np.cumsum([len(group) for group in some.values()])[:-1]
@@ -216,11 +217,15 @@ def _lengths_chart(found):
     return Chart(draw, "Histograms of the words of a text, for each process", 4.4, 2.3)
 
 def _cloud(process, texts):
-    "The words of texts, larger where more frequent. `ImportError` without wordcloud."
+    """The words of texts, larger where more frequent; None where none is worth showing.
+    `ImportError` without wordcloud."""
     from wordcloud import WordCloud
     drawn = WordCloud(width=520, height=260, background_color="white", random_state=0,
                       max_words=80, colormap="viridis", collocations=False)
-    address, look = png_uri(drawn.generate(" ".join(texts)).to_image()), "max-width:100%;background:#fff"
+    counts = drawn.process_text(" ".join(texts)) # without words like "so", and numbers
+    if not counts: return None
+    picture = drawn.generate_from_frequencies(counts).to_image()
+    address, look = png_uri(picture), "max-width:100%;background:#fff"
     image = Img(src=address, alt=f"Frequent words of {process}", style=look)
     return Figure(H3(f"Words of {process}"), image)
 
@@ -229,7 +234,7 @@ def _pictures(texts):
     "Map and clouds, and why there are none."
     try:
         filled = texts if all(texts.values()) else {}
-        clouds = [_cloud(*group) for group in filled.items()]
+        clouds = list(filter(None, (_cloud(*group) for group in filled.items())))
         return dict(map=Funnel.places(texts), clouds=clouds), ""
     except ImportError as e:
         why = f"No map and no word clouds: {e}. pip install videop2r[report] brings what they need."
