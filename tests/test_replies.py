@@ -210,7 +210,7 @@ def test_flags_reach_a_judge_and_a_teacher(stage, tmp_path):
             code, err = command("rl", "--records", samples / "train.jsonl", "--media", samples, "--model", samples / "teacher", "--out", tmp_path / "rl", "--preset", "tiny", "--steps", 1, "--prompts", 2, "--g", 2, "--limit", 48, "--judge", f"openai:j@http://me:canary-pw@{s.url[7:]}/canary-p1/v1?key=canary-q", *judge)
             assert not [f.name for f in (tmp_path / "rl").rglob("*") if f.is_file() and b"canary" in f.read_bytes()] and "canary" not in err and (tmp_path / "rl").stat().st_mode & 0o77 == 0
         sent = {x["body"]["model"]: x for x in s.seen}
-    assert "j" in sent, err
+    assert code == 0 and "j" in sent, err
     asked, own = sent["j"]["body"], sent_with(sent["j"])
     assert (asked["max_tokens"], asked["temperature"], asked["reasoning_effort"], asked["top_p"], own["x-team"]) == (4096, 1, "high", .5, "judges")
     if stage == "rl": return
@@ -297,7 +297,7 @@ def test_thoughts_by_command_cost_no_trace(who, kind, tmp_path):
     with serve(answer) as s:
         at = s.url + "/v1" * (kind == "openai")
         code, err = command("generate", "--records", tmp_path / "r.jsonl", "--media", tmp_path, "--out", tmp_path / "o", "--frames", 2, "--teacher", f"{kind}:t@{at}", "--judge", f"{kind}:j@{at}", "--threshold", 0, "--how", "lenient", "--workers", 1)
-    assert (tmp_path / "o/kept.jsonl").read_text().count("\n") == 3, err
+    assert code == 0 and (tmp_path / "o/kept.jsonl").read_text().count("\n") == 3, err
     assert all(parse(row["output"]).ok for row in rows(tmp_path / "o/kept.jsonl"))
 
 def test_a_judge_whose_words_are_thought_alone_is_no_verdict_and_its_cost_is_kept():
