@@ -123,9 +123,19 @@ def test_a_file_that_is_no_result_is_refused_by_name(tmp_path):
 
 def test_pictures_are_made_of_what_is_there(tmp_path):
     results = Results({Cell("shipped", 0, arm): result("0011" if arm == "grpo" else "0111") for arm in ("grpo", "pagrpo")})
-    table, picture = results.draw(tmp_path)
-    assert "PA-GRPO beats GRPO" in table.read_text(encoding="utf-8") and picture.read_bytes()[:4] == b"\x89PNG"
+    table, *pictures = results.draw(tmp_path)
+    assert "PA-GRPO beats GRPO" in table.read_text(encoding="utf-8")
+    assert [path.name for path in pictures] == ["where.png", "dynamics.png"] and all(path.read_bytes()[:4] == b"\x89PNG" for path in pictures)
     assert "| PA-GRPO | 1 | 75.0% |" in results.arms()
+
+def test_curves_are_means_and_spans_over_the_seeds_that_have_them():
+    curves = {0: [.1, .2, .6], 1: [.3, .4, .8]}
+    kept = {Cell("shipped", i, "pagrpo"): result("01", "01", curves=dict(accuracy_perception=curves[i])) for i in curves}
+    other = {Cell("clear-long", 0, "pagrpo"): result("01", "01", curves=dict(accuracy_perception=[9., 9., 9.])), Cell("shipped", 0, "sft"): result("01", "01")}
+    panel = Results(kept | other).dynamics().axes[0]
+    [line], [band] = panel.lines, panel.collections
+    assert line.get_ydata() == pytest.approx([.2, .3, .7]) and list(line.get_xdata()) == [0, 50, 100]
+    assert set(band.get_paths()[0].vertices[:, 1].round(6)) == {.1, .2, .3, .4, .6, .8}
 
 def test_cells_share_traces_and_a_result_is_kept_as_it_was_measured(tmp_path, monkeypatch):
     small = replace(demo.Sizes.known["smoke"], records=40, rl_records=4, heldout=20, probe=29,

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from filelock import FileLock
 from tqdm.auto import tqdm
 from ..engine.files import read_json, write_text
-from ..engine.paint import markdown_table
+from ..engine.paint import ARMS, ARM_INK, markdown_table
 from ..evaluate import evaluate
 from ..examination import BRIEF, Answerer
 from ..judge import ORACLE, Judge, Verdict
@@ -491,15 +491,50 @@ def picture(self: Results): # a figure of matplotlib
     figure.axes[0].set_ylabel("thinking")
     return figure
 
+# %% ../../nbs/tools/reproduce.ipynb #dyn02
+_SHOWN = dict(accuracy="accuracy reward", format="format reward", tokens="tokens", zero_variance="flat groups")
+_DASHES = dict(grpo="--", no_separation=":", pagrpo="-")
+
+def _band(ax, curves, arm):
+    "The mean of curves, one a seed, and the span from the lowest to the highest."
+    if not curves: return
+    lines, ink = np.array(curves, float), ARM_INK[arm]
+    done = np.linspace(0, 100, lines.shape[1])
+    ax.plot(done, lines.mean(0), _DASHES[arm], color=ink, label=f"{ARMS[arm]}, {len(lines)} seeds")
+    ax.fill_between(done, lines.min(0), lines.max(0), color=ink, alpha=.12, linewidth=0)
+
+@patch
+def _curves(self: Results, point, arm, name):
+    found = [told.get("curves", {}).get(name) for cell, told in self.items()
+             if cell.point == point and cell.arm == arm]
+    return [curve for curve in found if curve]
+
+@patch
+def dynamics(self: Results, point: str = "shipped"): # a figure of matplotlib
+    "Each process over the run, as in Fig. 6c and 15: means over seeds, and the span of seeds."
+    from matplotlib.figure import Figure
+    figure = Figure((2.4 * len(_SHOWN), 2.1 * len(PROCESSES)), layout="constrained", facecolor="white")
+    axes = figure.subplots(len(PROCESSES), len(_SHOWN))
+    for line, process in zip(axes, PROCESSES):
+        for ax, name in zip(line, _SHOWN):
+            for arm in _DASHES: _band(ax, self._curves(point, arm, f"{name}_{process}"), arm)
+            ax.set_title(f"{process}: {_SHOWN[name]}", fontsize=9)
+            ax.set_xlabel("% of the steps", fontsize=8)
+            ax.tick_params(labelsize=8)
+    handles = axes[0, 0].get_legend_handles_labels()
+    if handles[0]: figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
 # %% ../../nbs/tools/reproduce.ipynb #c61257d5
 @patch
 def draw(self: Results, out) -> list: # paths
-    "Write `verdicts.md` and `where.png` from kept results."
+    "Write `verdicts.md`, `where.png` and `dynamics.png` from kept results."
     from videop2r.engine.files import replacing
     out, hours = Path(out), sum(told["seconds"] for told in self.values()) / 3600
     said = f"{len(self)} cells, {hours:.1f} hours of one core or less."
     parts = ["# Verdicts", said, self.verdicts(), "## Arms", self.arms()]
     write_text(out / "verdicts.md", "\n\n".join(parts) + "\n")
-    with replacing(out / "where.png") as part:
-        self.picture().savefig(part, format="png", dpi=110)
-    return [out / "verdicts.md", out / "where.png"]
+    figures = {out / "where.png": self.picture(), out / "dynamics.png": self.dynamics()}
+    for path, figure in figures.items():
+        with replacing(path) as part: figure.savefig(part, format="png", dpi=110)
+    return [out / "verdicts.md", *figures]
