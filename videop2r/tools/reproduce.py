@@ -513,14 +513,14 @@ def _curves(self: Results, point, arm, name):
 def dynamics(self: Results, point: str = "shipped"): # a figure of matplotlib
     "Each process over the run, as in Fig. 6c and 15: means over seeds, and the span of seeds."
     from matplotlib.figure import Figure
-    figure = Figure((2.4 * len(_SHOWN), 2.1 * len(PROCESSES)), layout="constrained", facecolor="white")
-    axes = figure.subplots(len(PROCESSES), len(_SHOWN))
-    for line, process in zip(axes, PROCESSES):
-        for ax, name in zip(line, _SHOWN):
+    figure = Figure((3. * len(PROCESSES), 1.8 * len(_SHOWN)), layout="constrained", facecolor="white")
+    axes = figure.subplots(len(_SHOWN), len(PROCESSES), sharex=True)
+    for line, name in zip(axes, _SHOWN):
+        for ax, process in zip(line, PROCESSES):
             for arm in _DASHES: _band(ax, self._curves(point, arm, f"{name}_{process}"), arm)
             ax.set_title(f"{process}: {_SHOWN[name]}", fontsize=9)
-            ax.set_xlabel("% of the steps", fontsize=8)
             ax.tick_params(labelsize=8)
+    for ax in axes[-1]: ax.set_xlabel("% of the steps", fontsize=8)
     handles = axes[0, 0].get_legend_handles_labels()
     if handles[0]: figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
