@@ -70,9 +70,9 @@ def test_a_stored_report_agrees_with_itself(run):
         assert parts == pytest.approx(room["right"])
 
 def settled(now, stored):
-    "Today's settings without those that came after a run and are left to themselves (None)."
+    "Today's settings without those that came after a run and are off (0) or left to themselves (None)."
     if not isinstance(now, dict): return now
-    return {name: settled(value, stored.get(name)) for name, value in now.items() if name in stored or value is not None}
+    return {name: settled(value, stored.get(name)) for name, value in now.items() if name in stored or value}
 
 def test_all_seeds_had_the_demo_s_own_setting():
     from dataclasses import asdict

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from filelock import FileLock
 from tqdm.auto import tqdm
 from ..engine.files import read_json, write_text
-from ..engine.paint import ARMS, ARM_INK, markdown_table
+from ..engine.paint import ARM_INK, markdown_table
 from ..evaluate import evaluate
 from ..examination import BRIEF, Answerer
 from ..judge import ORACLE, Judge, Verdict
@@ -493,14 +493,16 @@ def picture(self: Results): # a figure of matplotlib
 
 # %% ../../nbs/tools/reproduce.ipynb #dyn02
 _SHOWN = dict(accuracy="accuracy reward", format="format reward", tokens="tokens", zero_variance="flat groups")
-_DASHES = dict(grpo="--", no_separation=":", pagrpo="-")
+_DASHES = dict(grpo="--", no_reasoning="-.", no_separation=":", pagrpo="-")
+_INKS = dict(ARM_INK, no_reasoning="#b45309")
 
 def _band(ax, curves, arm):
     "The mean of curves, one a seed, and the span from the lowest to the highest."
     if not curves: return
-    lines, ink = np.array(curves, float), ARM_INK[arm]
+    lines, ink = np.array(curves, float), _INKS[arm]
     done = np.linspace(0, 100, lines.shape[1])
-    ax.plot(done, lines.mean(0), _DASHES[arm], color=ink, label=f"{ARMS[arm]}, {len(lines)} seeds")
+    label = f"{Arm.known[arm].says}, {len(lines)} seeds"
+    ax.plot(done, lines.mean(0), _DASHES[arm], color=ink, label=label)
     ax.fill_between(done, lines.min(0), lines.max(0), color=ink, alpha=.12, linewidth=0)
 
 @patch
@@ -522,7 +524,7 @@ def dynamics(self: Results, point: str = "shipped"): # a figure of matplotlib
             ax.tick_params(labelsize=8)
     for ax in axes[-1]: ax.set_xlabel("% of the steps", fontsize=8)
     handles = axes[0, 0].get_legend_handles_labels()
-    if handles[0]: figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    if handles[0]: figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 # %% ../../nbs/tools/reproduce.ipynb #c61257d5
