@@ -170,8 +170,18 @@ def test_how_far_and_how_often_are_asked_of_clips_alone():
         q = question_of("ladder", 0, World(ladder=1.), (kind,))
         assert not q.scene.still and KINDS[kind].askable(game(ladder=1.)) == []
 
-def test_a_rung_over_the_middle_is_refused():
-    with pytest.raises(ValueError, match="neighbours"): draw_frames(replace(game(ladder=1.), cups=Cups(("red", "green", "blue"), ("middle",))))
+def test_a_rung_over_the_middle_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="neighbours"): replace(game(ladder=1.), cups=Cups(("red", "green", "blue"), ("middle",)))
+    record = next(make_records(tmp_path, 1, "ladder", World(ladder=1.), ("where",)))
+    scene = record.extra["scene"]
+    wrong = scene | dict(cups=scene["cups"] | dict(stays=["middle", None, None]))
+    with pytest.raises(RecordError, match="neighbours"): from_record(replace(record, extra=record.extra | dict(scene=wrong)))
+
+def test_another_game_of_a_ladder_and_a_spoilt_one_are_ladders():
+    from videop2r.room import elsewhere
+    for i in range(60):
+        q = question_of("ladder", i, World(ladder=1.), ("where", "which"))
+        assert elsewhere(q, random.Random(i)).scene.still and spoil(q, random.Random(i))[1] in ("contradicts", "insufficient")
 
 # ---- records of other versions, and damaged ones
 

@@ -9,7 +9,8 @@ __all__ = ['read_claims', 'Sufficiency', 'sufficient', 'paraphrase', 'spoil', 'o
 import random, re
 from dataclasses import dataclass, replace
 from .engine.prose import affirmed, sight
-from .engine.scenes import COLOURS, LETTERS, PLACES, SHAPES, WAYS, WORDS, Scene, World
+from .engine.scenes import (
+    COLOURS, LETTERS, PLACES, SHAPES, WAYS, WORDS, Scene, World, staying)
 from .engine.swaps import Game
 from .world import (
     KINDS, Claim, Claims, Question, answer_text, question_of, solve, tell_cups, tell_distances,
@@ -294,7 +295,8 @@ def _other_game(question, rng):
         game = replace(game, row=row)
     else:
         window = [i for i, stays in enumerate(game.stays) if stays][at]
-        wrong = rng.choice([place for place in PLACES if place != game.stays[window]])
+        places = staying(question.scene.still)
+        wrong = rng.choice([place for place in places if place != game.stays[window]])
         stays = tuple(wrong if i == window else place for i, place in enumerate(game.stays))
         game = replace(game, stays=stays)
     return replace(question, scene=replace(question.scene, cups=game))

@@ -12,7 +12,7 @@ import numpy as np
 from fastcore.basics import patch
 from .cot import parse
 from .engine.paint import markdown_table
-from .engine.scenes import PLACES
+from .engine.scenes import staying
 from .evaluate import interval
 from .model import Policy
 from .scoring import score_record
@@ -81,7 +81,7 @@ def elsewhere(question, rng: random.Random):
     scene, game = question.scene, question.scene.cups
     while game.swaps:
         row = tuple(rng.sample(game.row, len(game.row)))
-        stays = tuple(place and rng.choice(PLACES) for place in game.stays)
+        stays = tuple(place and rng.choice(staying(scene.still)) for place in game.stays)
         other = replace(question, scene=replace(scene, cups=replace(game, row=row, stays=stays)))
         if answer_text(other) != answer_text(question): return other
 
