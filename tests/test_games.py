@@ -10,13 +10,13 @@ from storm import LONG
 
 # ---- texts written independently of the reader; it was made with those of an even number, and never with the others
 
-def confusion(half):
+def confusion(half, name="games"):
     "(right verdict, the oracle's) of every other text, counted."
-    lines = (Path(__file__).parent / "texts" / "games.jsonl").read_text().splitlines()[half::2]
+    lines = (Path(__file__).parent / "texts" / f"{name}.jsonl").read_text().splitlines()[half::2]
     found = Counter()
     for told in map(json.loads, lines):
         game = Cups(tuple(told["row"]), tuple(told["stays"]))
-        question = Question(told["kind"], Scene((), cups=game), told["target"])
+        question = Question(told["kind"], Scene((), still=name == "ladders", cups=game), told["target"])
         found[told["verdict"], sufficient(told["text"], question).verdict] += 1
     return found
 
@@ -36,6 +36,16 @@ def test_texts_by_others_are_read_rightly(half, good, false):
     assert share(found, ("contradicts",), ("contradicts",)) >= false, found
     assert share(found, ("sufficient",), ("contradicts",)) <= .02, found
     assert share(found, ("insufficient",), ("contradicts",)) <= .03, found
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_texts_about_ladders_are_never_praised_wrongly_and_seldom_read(half):
+    "Half of those who wrote them tell a ball's way, which is not followed."
+    found = confusion(half, "ladders")
+    assert found.total() == 60
+    assert not share(found, NO, ("sufficient",)), found
+    assert share(found, ("sufficient",), ("sufficient",)) >= .2, found
+    assert share(found, ("insufficient", "empty"), ("contradicts",)) == 0, found
+    assert share(found, ("sufficient",), ("contradicts",)) <= .2, found
 
 # ---- texts whose verdict is known by construction
 
@@ -80,7 +90,7 @@ def test_who_swaps_and_who_stays(text, right): assert stays(text) == right
     ("Before the last swap, in which L and R swap, there is another, in which L and M swap.", "rm"), ("The left two swap after the outer cups have swapped.", "mr"),
     ("Before the outer cups swap, the left two do.", "rm"), ("The outer cups swap. Before that, the left two swap.", "rm"),
     ("The outer cups trade places. After that, the left and middle cups do.", "mr"), ("The left cup stays, then the middle, then the right.", "lmr"),
-    ("Staying cups: right, then left.", "rl"), ("I saw only the last two of three swaps: L-R and L-M.", "mr")])
+    ("Staying cups: right, then left.", "rl"), ("first: L and M\nsecond: M and R", "rl"), ("I saw only the last two of three swaps: L-R and L-M.", "mr")])
 def test_the_order_and_the_number_of_swaps(text, right): assert stays(text) == right
 
 @pytest.mark.parametrize("text, right", [

@@ -1377,6 +1377,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'videop2r.engine.swaps._Reader.untold': ( 'engine/swaps.html#_reader.untold',
                                                                                  'videop2r/engine/swaps.py'),
                                        'videop2r.engine.swaps._absolute': ('engine/swaps.html#_absolute', 'videop2r/engine/swaps.py'),
+                                       'videop2r.engine.swaps._as_game': ('engine/swaps.html#_as_game', 'videop2r/engine/swaps.py'),
                                        'videop2r.engine.swaps._cut': ('engine/swaps.html#_cut', 'videop2r/engine/swaps.py'),
                                        'videop2r.engine.swaps._followed': ('engine/swaps.html#_followed', 'videop2r/engine/swaps.py'),
                                        'videop2r.engine.swaps._in_order': ('engine/swaps.html#_in_order', 'videop2r/engine/swaps.py'),

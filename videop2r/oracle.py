@@ -82,7 +82,7 @@ def _add_totals(clause, claims):
     if found[2] or _first(_EVENT, clause) == "moves": claims.moving = n
     elif re.search(rf"\b{_UNIT}\b", clause): claims.total = n
 
-_LINE = re.compile(r"(?<![.!?;:,\s])[ \t]*\n\s*(?=[-*•\dA-Z])") # a line's end is a sentence's
+_LINE = re.compile(r"(?<![.!?;:,\s])[ \t]*\n\s*(?=[-*•\dA-Z]|(?:first|second|third|last|then|next)\b)") # a line's end is a sentence's
 
 # %% ../nbs/2_seeing/2_oracle.ipynb #f0a9b856
 _INTENDS = re.compile(r"(?:i|we) (?:watch|look|need|want|must|should)|based on")
@@ -94,7 +94,8 @@ def read_claims(
     "Read what an observation affirms, clause by clause."
     text, left_out = affirmed(sight(_LINE.sub(". ", text)))
     if scene and scene.cups:
-        return Claims(**vars(Game.read(text, scene.cups.row[0] in LETTERS, " ".join(left_out))))
+        letters = scene.cups.row[0] in LETTERS
+        return Claims(**vars(Game.read(text, letters, " ".join(left_out), scene.still)))
     claims, last = Claims(words=_TEXT.findall(text)), None
     for clause in _clauses(text.lower()):
         if _INTENDS.match(clause): continue

@@ -485,6 +485,43 @@ def _followed(place, stays):
     for kept in stays: place = moved(place, kept)
     return place
 
+# %% ../../nbs/engine/swaps.ipynb #ladswap2
+_RUNG = r"(?:(?:cross-?)?(?:rung|bar|rail|bridge|connector|connection|piece|beam)|crossing)"
+_WHOLE = r"(?:complete|whole|full|real|proper|horizontal|short|entire|unbroken|low|high)"
+_HALF = r"\b(?:half(?!\w|[- ]?(?:height|way))|stubs?|incomplete|unfinished|dead end)\b"
+_NONE = r"\b(?:no|not|\w+n't|never|neither|any)\b"
+_PLACED = r"(?:left|middle|centre|center|right)(?:-hand|most)?"
+_TOP, _FOOT = r"(?:very )?(?:top|upper|high)(?:most|est)?", r"(?:very )?(?:bottom|low)(?:most|est|er)?"
+_IN = r"[^.;:,()\n]*" # the rest of a clause
+_STEPS = (r"\b(?:cross|goes|comes?|moves?|swings?|steps?|tak|carr|leads?|brings?|sends?|returns?|chang"
+          r"|switch|reach|shift|over|back)\w*")
+
+# %% ../../nbs/engine/swaps.ipynb #ladswap3
+_AS_GAME = tuple((re.compile(words, re.I), says) for words, says in (
+    (r"(?:under|below|above|beneath|over) (?:the|that|this|a) (?:stub|half[- ]rung)", ""),
+    (rf"{_IN}{_HALF}{_IN}", ""),
+    (r"from the bottom(?: up\w*)?|bottom[- ](?:to[- ]top|up)\b|upwards|which\b[^.]*\b(?:higher|lower)\b",
+     "in some order"),
+    (rf"\b(?:{_WHOLE},? )+(?=(?:{_RUNG}|one)s?\b)", ""),
+    (rf"\bno {_RUNG}s?(?= at all|[.;\n]|$| in the picture| anywhere)", "no swaps"),
+    (rf"{_IN}{_NONE}{_IN}\b{_RUNG}s?\b{_IN}", ""),
+    (rf"\b(?:{_TOP} (?:one|{_RUNG})|(?:upper|top)(?=:))\b", "first swap"),
+    (rf"\b(?:{_FOOT} (?:one|{_RUNG})|(?:lower|bottom)(?=:))\b", "last swap"),
+    (rf"\bmiddle {_RUNG}\b", "second swap"),
+    (r"\b(?:near|at|towards?|in|from) the (?:very )?(?:top|bottom|upper \w+|lower \w+)\b"
+     r"|\b(?:high up|low down)\b", ""),
+    (r"\b(?:below|beneath|under|underneath) (?:it|that|this)\b|\b(?:further|lower) down\b", "then"),
+    (rf"\b{_RUNG}(s?)\b", r"swap\1"),
+    (rf"\b({_PLACED})((?: lines?| ones?)?) (?:over |across )?(?:in)?to (?:the )?(?={_PLACED}(?! to))",
+     r"\1\2 with the "),
+    (rf"{_STEPS}\b[\w ]*\bto (?:the |its )?{_PLACED}|{_STEPS} it\b", "swaps some cups"),
+    (r"\bvertical ", ""), (r"(?<!in a )\bline(s?)\b", r"cup\1")))
+
+def _as_game(text):
+    "A ladder's words as those of a shell game."
+    for words, says in _AS_GAME: text = words.sub(says, text)
+    return text
+
 # %% ../../nbs/engine/swaps.ipynb #b58d4e37
 _UNORDERED = re.compile(
     r"in (?:some|any|either|whatever|unknown|no particular|a different|another) order"
@@ -499,8 +536,10 @@ def read(cls: Game,
     text: str,             # what is affirmed
     letters: bool = False, # letters lie under the cups, not balls
     doubted: str = "",     # what is denied or doubted, which may be the order of swaps
+    ladder: bool = False,  # it is told of a ladder
 ) -> Game:
     "Read starts, ends, swaps and their number from a text."
+    if ladder: text = _as_game(text)
     reader = _Reader()
     for tokens in _cut(_tokens(text, letters), "."):
         reader.sentence([token for token in tokens if token[0] != "."])
