@@ -26,7 +26,8 @@ def test_front_page_and_lesson_hold_what_the_reports_say():
     assert several in readme and several in results and Report.load(RUNS[0])._repr_markdown_() in results
 
 def test_front_page_tells_what_the_demo_took():
-    paid = [Report.load(run).cost() for run in RUNS]
+    again = json.loads((RUNS[0].parent.parent/"minutes.json").read_text(encoding="utf-8"))["make demo"]
+    paid = [*(Report.load(run).cost() for run in RUNS), again]
     ends = [f"{min(one[key] for one in paid):.0f} to {max(one[key] for one in paid):.0f}" for key in ("minutes", "gb")]
     row = next(line for line in (ROOT/"README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `make demo` |"))
     assert [cell.strip() for cell in row.split("|")[3:5]] == ends
