@@ -39,13 +39,36 @@ def test_texts_by_others_are_read_rightly(half, good, false):
 
 @pytest.mark.parametrize("half", [0, 1])
 def test_texts_about_ladders_are_never_praised_wrongly_and_seldom_read(half):
-    "Half of those who wrote them tell a ball's way, which is not followed."
+    "Half of them tell a ball's way, which is not followed."
     found = confusion(half, "ladders")
     assert found.total() == 60
     assert not share(found, NO, ("sufficient",)), found
     assert share(found, ("sufficient",), ("sufficient",)) >= .2, found
     assert share(found, ("insufficient", "empty"), ("contradicts",)) == 0, found
     assert share(found, ("sufficient",), ("contradicts",)) <= .2, found
+
+@pytest.mark.parametrize("text", [
+    "Red left, green middle, blue right. The first rung, between left and middle, is only half.",
+    "Red is on the left. A rung between left and middle, incomplete.",
+    "Red is on the left. There is no rung between the left and middle lines.",
+    "Red is on the left. The first rung does not join the left and middle lines."])
+def test_a_rung_that_is_denied_or_said_to_be_half_is_none(text):
+    ladder = Scene((), still=True, cups=Cups(("red", "green", "blue"), ("right", None, None)))
+    assert not sufficient(text, Question("where", ladder, "red"))
+
+def test_which_tells_of_a_rung_and_no_open_order():
+    text = "An upper rung, which joins the left and middle lines, and a lower one, which joins the middle and right lines."
+    ladder = Scene((), still=True, cups=Cups(("red", "green", "blue"), ("right", "left", None)))
+    assert sufficient(f"Red is on the left. {text}", Question("where", ladder, "red"))
+
+@pytest.mark.parametrize("text", [
+    "red left\ngreen middle\nblue right\nleft and middle swap\nmiddle and right swap",
+    "red: left\ngreen: middle\nblue: right\nswap 1: left and middle\nswap 2: middle and right",
+    "the left and middle cups swap\nthe middle and right cups swap\nred was left at first",
+    "At first red lies on the left. The left and middle cups change their\nplaces. Then the two cups on the right do."])
+def test_lines_of_a_list_are_sentences_and_wrapped_lines_are_not(text):
+    game = Scene((), cups=Cups(("red", "green", "blue"), ("right", "left", None)))
+    assert sufficient(text, Question("where", game, "red"))
 
 # ---- texts whose verdict is known by construction
 

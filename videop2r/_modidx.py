@@ -1651,6 +1651,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'videop2r.oracle._retell_events': ('2_seeing/oracle.html#_retell_events', 'videop2r/oracle.py'),
                                  'videop2r.oracle._retell_presence': ('2_seeing/oracle.html#_retell_presence', 'videop2r/oracle.py'),
                                  'videop2r.oracle._retell_text': ('2_seeing/oracle.html#_retell_text', 'videop2r/oracle.py'),
+                                 'videop2r.oracle._sentences': ('2_seeing/oracle.html#_sentences', 'videop2r/oracle.py'),
                                  'videop2r.oracle._spoil_game': ('2_seeing/oracle.html#_spoil_game', 'videop2r/oracle.py'),
                                  'videop2r.oracle._spoil_text': ('2_seeing/oracle.html#_spoil_text', 'videop2r/oracle.py'),
                                  'videop2r.oracle._start_told': ('2_seeing/oracle.html#_start_told', 'videop2r/oracle.py'),

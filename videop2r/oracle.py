@@ -82,7 +82,15 @@ def _add_totals(clause, claims):
     if found[2] or _first(_EVENT, clause) == "moves": claims.moving = n
     elif re.search(rf"\b{_UNIT}\b", clause): claims.total = n
 
-_LINE = re.compile(r"(?<![.!?;:,\s])[ \t]*\n\s*(?=[-*•\dA-Z]|(?:first|second|third|last|then|next)\b)") # a line's end is a sentence's
+_OPEN = re.compile(r"[.!?;:,]$")
+_ITEM = re.compile(r"[-*•\dA-Z]")
+
+def _sentences(text, short=45):
+    "Lines as sentences: one that is short has an end, and so has one before a new item."
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    ends = [not _OPEN.search(line) and (len(line) < short or _ITEM.match(after))
+            for line, after in zip(lines, lines[1:])]
+    return "".join(line + (". " if end else " ") for line, end in zip(lines, [*ends, False]))
 
 # %% ../nbs/2_seeing/2_oracle.ipynb #f0a9b856
 _INTENDS = re.compile(r"(?:i|we) (?:watch|look|need|want|must|should)|based on")
@@ -92,7 +100,7 @@ def read_claims(
     scene: Scene = None, # a shell game is read by a reader of its own
 ) -> Claims:
     "Read what an observation affirms, clause by clause."
-    text, left_out = affirmed(sight(_LINE.sub(". ", text)))
+    text, left_out = affirmed(sight(_sentences(text)))
     if scene and scene.cups:
         letters = scene.cups.row[0] in LETTERS
         return Claims(**vars(Game.read(text, letters, " ".join(left_out), scene.still)))

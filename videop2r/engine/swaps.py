@@ -499,8 +499,8 @@ _STEPS = (r"\b(?:cross|goes|comes?|moves?|swings?|steps?|tak|carr|leads?|brings?
 # %% ../../nbs/engine/swaps.ipynb #ladswap3
 _AS_GAME = tuple((re.compile(words, re.I), says) for words, says in (
     (r"(?:under|below|above|beneath|over) (?:the|that|this|a) (?:stub|half[- ]rung)", ""),
-    (rf"{_IN}{_HALF}{_IN}", ""),
-    (r"from the bottom(?: up\w*)?|bottom[- ](?:to[- ]top|up)\b|upwards|which\b[^.]*\b(?:higher|lower)\b",
+    (rf"[^.;\n]*{_HALF}[^.;\n]*", ""),
+    (r"from the bottom(?: up\w*)?|bottom[- ](?:to[- ]top|up)\b|upwards|which (?:\w+ ){0,4}(?:higher|lower)\b",
      "in some order"),
     (rf"\b(?:{_WHOLE},? )+(?=(?:{_RUNG}|one)s?\b)", ""),
     (rf"\bno {_RUNG}s?(?= at all|[.;\n]|$| in the picture| anywhere)", "no swaps"),
