@@ -190,7 +190,7 @@ const start = (fill, data) => {
 """
 
 # %% ../../nbs/engine/lab.ipynb #e3d4d844
-_NAMES = dict(ARMS, no_reasoning="without R_R", no_reasoning_idle="without R_R, reasoning idle",
+_NAMES = dict(ARMS, no_reasoning_idle="without R_R, reasoning idle",
               no_separation="without separation")
 
 def _rewards(group):

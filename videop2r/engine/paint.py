@@ -20,9 +20,11 @@ INK = dict(prompt="#5f6b7c", perception="#1d6fb8", reasoning="#b85c00", both="#5
 UNDERLINE = dict(prompt="none", perception="solid", reasoning="double", both="dotted")
 TEXT, WRONG = "#1c2330", "#b00020" # ink on any of these grounds; a fault
 
-ARMS = dict(base="Base", sft="SFT", grpo="GRPO", no_separation="no separation", pagrpo="PA-GRPO")
+ARMS = dict(base="Base", sft="SFT", grpo="GRPO",
+            no_reasoning="without R_R", no_separation="no separation", pagrpo="PA-GRPO")
 ARM_INK = dict(
-    base="#868d99", sft="#5b6472", grpo="#111827", no_separation="#15803d", pagrpo="#7c3aed")
+    base="#868d99", sft="#5b6472", grpo="#111827", no_reasoning="#0284c7",
+    no_separation="#15803d", pagrpo="#7c3aed")
 
 ABOVE, BELOW, UNKNOWN = (0, 114, 178), (213, 94, 0), "#d7dce3"
 

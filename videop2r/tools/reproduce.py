@@ -494,12 +494,11 @@ def picture(self: Results): # a figure of matplotlib
 # %% ../../nbs/tools/reproduce.ipynb #dyn02
 _SHOWN = dict(accuracy="accuracy reward", format="format reward", tokens="tokens", zero_variance="flat groups")
 _DASHES = dict(grpo="--", no_reasoning="-.", no_separation=":", pagrpo="-")
-_INKS = dict(ARM_INK, no_reasoning="#b45309")
 
 def _band(ax, curves, arm):
     "The mean of curves, one a seed, and the span from the lowest to the highest."
     if not curves: return
-    lines, ink = np.array(curves, float), _INKS[arm]
+    lines, ink = np.array(curves, float), ARM_INK[arm]
     done = np.linspace(0, 100, lines.shape[1])
     label = f"{Arm.known[arm].says}, {len(lines)} seeds"
     ax.plot(done, lines.mean(0), _DASHES[arm], color=ink, label=label)
