@@ -159,7 +159,8 @@ def test_media_do_not_leak_into_text(ready):
     batch, alone = batch_of(coder, "mixed"), collate(coder, [example(coder, 1, (None, None, None))])
     with torch.no_grad(): a, b = (policy.states(replace(x, prompt=1)) for x in (batch, alone))
     n = alone.mask.sum() - 1
-    assert (a[1, -n:] - b[0, -n:]).abs().max() < 1e-4
+    near = 1e-3 if coder.family.model_type == "qwen3_5" else 1e-4 # its class reads in chunks, in single precision, and padding moves their borders: 1e-4, more or less by machine; one token more moves half of all states by .08
+    assert (a[1, -n:] - b[0, -n:]).abs().max() < near
 
 
 @pytest.mark.parametrize("vision", [False, True])
