@@ -1,10 +1,11 @@
 """The study of the paper's claims: cells, a spoilt judge, effects against brute force, and a run of two small cells."""
-import json
+import json, shutil
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import pytest
 from videop2r.data import read_jsonl
+from videop2r.engine.runs import fingerprint
 from videop2r.judge import ORACLE
 from videop2r.model import Policy
 from videop2r.recipe import RL
@@ -121,11 +122,46 @@ def test_a_file_that_is_no_result_is_refused_by_name(tmp_path):
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(ValueError, match="other.json"): Results.load(tmp_path)
 
+@pytest.mark.parametrize("name,other", [("base", "base 00000000"), ("preset", "smoke")])
+def test_results_of_two_studies_are_not_mixed(tmp_path, name, other):
+    place = tmp_path / "cells"
+    place.mkdir()
+    for arm, more in dict(grpo={}, pagrpo={name: other}).items():
+        told = result("0011", preset="default", base=fingerprint(SAMPLES / "base")) | more | dict(cell=f"shipped/0/{arm}")
+        (place / f"shipped_0_{arm}.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=f"shipped_0_pagrpo.json: settings differ: {name} was"): Results.load(place)
+    with pytest.raises(ValueError, match=f"shipped_0_pagrpo.json: settings differ: {name} was {other}"): reproduce.run_cells([Cell.parse("shipped/1/sft")], tmp_path, "default", SAMPLES)
+    assert not (tmp_path / "shipped").exists()
+
+def test_a_cell_does_not_go_on_with_another_base_s_traces(tmp_path):
+    other = tmp_path / "samples"
+    shutil.copytree(SAMPLES, other)
+    shutil.copytree(SAMPLES / "teacher", other / "base", dirs_exist_ok=True)
+    cell, made = Cell.parse("shipped/0/base"), tmp_path / "out" / "shipped" / "seed0"
+    run = cell.run(tmp_path / "out", "smoke", SAMPLES)
+    run.folder.bind()
+    with pytest.raises(ValueError, match="settings differ: base was base .*, now base"): run_cell(cell, tmp_path / "out", "smoke", other)
+    with pytest.raises(ValueError, match="settings differ: preset was smoke, now default"): run_cell(cell, tmp_path / "out", "default", SAMPLES)
+    assert not list((made / "stages").iterdir())
+    assert main(["demo", "--preset", "smoke", "--out", str(made), "--samples", str(other)]) == 1
+
+def test_leads_stand_over_what_sampling_told_before_rl():
+    room = dict(p1=.9, p0=.3, phi=.5, sufficient=.4)
+    cells = {Cell(point, 1, arm): told for point in ("shipped", "clear-long") for arm, told in dict(
+        sft=result("0011", room=dict(composed=room)), grpo=result("0011", "0001"), pagrpo=result("0111", "0111")).items()}
+    results = Results(cells | {Cell("shipped", 2, "grpo"): result("0011", "0001")})
+    found = results.by_seed()
+    assert [(each["point"], each["seed"]) for each in found] == [("shipped", 1), ("clear-long", 1)]
+    assert found[0]["answers"]["diff"] == .25 and found[0]["predicted"] == pytest.approx(.3) and found[0]["sufficient"] == .4
+    left, right = reproduce.leads(dict(here=results, nothing=Results())).axes
+    at = [ax.containers[0].lines[0].get_xydata().tolist() for ax in (left, right)]
+    assert at == [[pytest.approx([40, 25])] * 2, [pytest.approx([30, 25])] * 2] and len(left.containers) == 1
+
 def test_pictures_are_made_of_what_is_there(tmp_path):
     results = Results({Cell("shipped", 0, arm): result("0011" if arm == "grpo" else "0111") for arm in ("grpo", "pagrpo")})
     table, *pictures = results.draw(tmp_path)
     assert "PA-GRPO beats GRPO" in table.read_text(encoding="utf-8")
-    assert [path.name for path in pictures] == ["where.png", "dynamics.png"] and all(path.read_bytes()[:4] == b"\x89PNG" for path in pictures)
+    assert [path.name for path in pictures] == ["where.png", "dynamics.png", "leads.png"] and all(path.read_bytes()[:4] == b"\x89PNG" for path in pictures)
     assert "| PA-GRPO | 1 | 75.0% |" in results.arms()
 
 def test_curves_are_means_and_spans_over_the_seeds_that_have_them():

@@ -336,7 +336,7 @@ def __enter__(self: RunFolder):
     faults = self.team.gather([fault]) if self.team else [fault]
     for fault in faults:
         if fault: raise RuntimeError(fault)
-    try: self._compare()
+    try: self.compare()
     except BaseException:
         self.__exit__(ValueError)
         raise
@@ -351,7 +351,8 @@ def __exit__(self: RunFolder, kind=None, *error):
 
 # %% ../../nbs/engine/runs.ipynb #3f86d45a
 @patch
-def _compare(self: RunFolder):
+def compare(self: RunFolder):
+    "Hold the folder's settings to these: `ValueError` where they differ."
     if not self.out: return
     found = read_json(self.out / self.settings_file)
     if found is None: return

@@ -23,7 +23,7 @@ from ..engine.files import Journal, read_json, write_text
 from ..engine.learner import train_rl
 from ..engine.paint import clip_uri, png_uri
 from ..engine.reading import to_prompts
-from ..engine.runs import RunFolder, end_with_parent, peak_gb
+from ..engine.runs import RunFolder, end_with_parent, fingerprint, peak_gb
 from ..engine.tuner import train_sft
 from ..examination import BRIEF
 from ..evaluate import assess_one, by_kind, difference, evaluate, summarise
@@ -88,7 +88,8 @@ class Run:
 
     @property
     def folder(self) -> RunFolder:
-        facts = dict(preset=self.preset, seed=self.seed, sizes=asdict(self.sizes))
+        pair = {name: fingerprint(self.samples / name) for name in ("base", "teacher")}
+        facts = dict(preset=self.preset, seed=self.seed, sizes=asdict(self.sizes), **pair)
         return RunFolder(self.out, facts, "demo")
 
     def path(self, stage) -> Path: return self.out / "stages" / f"{stage}.json"
