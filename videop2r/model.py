@@ -27,6 +27,7 @@ from .engine.checkpoints import (
     local_adapter, on_hub, source_of, warn_of_half)
 from .engine.files import replacing_folder
 from .engine.runs import fingerprint
+from .engine.whole import whole_weights
 from .families import TOWER_PATCHES, Family
 from .tokens import Batch, Coder, n_visual
 
@@ -380,11 +381,12 @@ def load_adapter(
 @patch
 @contextmanager
 def light(self: Policy):
-    "LoRA's weights in the precision of the base, for a block without gradients."
+    "LoRA's weights in the precision of the base, and one product a layer where that is exact, for a block without gradients."
     named, dtype = self.model.named_parameters(), self.head.weight.dtype
     held = {weight: weight.data for name, weight in named if "lora_" in name and weight.dtype != dtype}
     for weight, full in held.items(): weight.data = full.to(dtype)
-    try: yield self
+    try:
+        with whole_weights(self.model): yield self
     finally:
         for weight, full in held.items(): weight.data = full
 
