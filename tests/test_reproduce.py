@@ -105,6 +105,8 @@ def test_arms_that_were_not_run_are_said_to_be_not_run():
     results = Results({Cell("shipped", 0, "grpo"): result("0011")})
     assert results.effect("grpo", "pagrpo") is None and verdict(None) == "not run"
     assert results.verdicts().count("| not run |") == len(Results.claims)
+    assert results.verdicts(missing=False).count("\n") == 1 # the head alone
+    assert "PA-GRPO beats GRPO, which" in Results(results | {Cell("shipped", 0, "pagrpo"): result("0011", "0011")}).verdicts(missing=False)
 
 @pytest.mark.parametrize("low,high,sign,said", [(.01, .1, 1, "held"), (-.1, -.01, 1, "did not hold"), (-.1, .1, 1, "within noise"), (-.1, -.01, -1, "held")])
 def test_a_verdict_is_what_the_interval_says(low, high, sign, said):
@@ -132,6 +134,13 @@ def test_results_of_two_studies_are_not_mixed(tmp_path, name, other):
     with pytest.raises(ValueError, match=f"shipped_0_pagrpo.json: settings differ: {name} was"): Results.load(place)
     with pytest.raises(ValueError, match=f"shipped_0_pagrpo.json: settings differ: {name} was {other}"): reproduce.run_cells([Cell.parse("shipped/1/sft")], tmp_path, "default", SAMPLES)
     assert not (tmp_path / "shipped").exists()
+
+def test_a_result_of_before_goes_with_later_ones_of_one_base(tmp_path):
+    def keep(arm, **more): (tmp_path / f"shipped_0_{arm}.json").write_text(json.dumps(result("0011", preset="default", **more) | dict(cell=f"shipped/0/{arm}")))
+    keep("agnostic"), keep("grpo", base="base 1"), keep("pagrpo", base="base 1")
+    assert len(Results.load(tmp_path)) == 3
+    keep("sft", base="base 2")
+    with pytest.raises(ValueError, match="shipped_0_sft.json: settings differ: base was base 1, now base 2"): Results.load(tmp_path)
 
 def test_a_cell_does_not_go_on_with_another_base_s_traces(tmp_path):
     other = tmp_path / "samples"

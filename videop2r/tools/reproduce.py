@@ -329,14 +329,14 @@ class Results(dict):
     @classmethod
     def load(cls, *folders):
         "Kept results of cells; a file that is no result, or one of another preset or base, is refused by name."
-        found, first = cls(), None
+        found, known = cls(), {} # what is known of all: earlier versions kept no base
         for path in sorted(path for folder in folders for path in Path(folder).glob("*.json")):
             told = read_json(path)
             if not isinstance(told, dict) or not {"cell", "signs", "swaps"} <= told.keys():
                 raise ValueError(f"{path}: is no result of `videop2r reproduce`; take it out of the folder")
             facts = {name: told[name] for name in ("preset", "base") if name in told}
-            first = first or facts
-            check_same(path, first, first | facts, remedy="Load each study by itself")
+            known = facts | known
+            check_same(path, {name: known[name] for name in facts}, facts, remedy="Load each study by itself")
             found[Cell.parse(told["cell"])] = told
         return found
 
@@ -433,11 +433,15 @@ def verdict(found: dict | None, sign: int = 1) -> str:
 def _points(found): return f"{100 * found['diff']:+.1f} [{100 * found['lo']:+.1f}, {100 * found['hi']:+.1f}]"
 
 @patch
-def verdicts(self: Results) -> str: # Markdown
+def verdicts(
+    self: Results,
+    missing: bool = True, # name claims that were not run, too
+) -> str:                 # Markdown
     "Hypothesis by claim: verdict, effect in points with a 95% interval, the paper's, seeds."
     rows = []
     for claim in self.claims:
         found = self.effect(claim.before, claim.after, claim.measure)
+        if not (found or missing): continue
         paper = "–" if claim.paper is None else f"{claim.paper:+.1f}"
         said = [_points(found), paper, len(found["seeds"])] if found else ["–", paper, 0]
         rows.append([claim.says, f"{claim.before} → {claim.after}", claim.measure, verdict(found, claim.sign), *said])
