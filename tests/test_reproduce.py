@@ -123,13 +123,16 @@ def test_the_gain_in_answers_is_predicted_from_what_was_known_before():
 def test_a_file_that_is_no_result_is_refused_by_name(tmp_path):
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(ValueError, match="other.json"): Results.load(tmp_path)
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "other.json").rename(tmp_path / "cells" / "other.json")
+    with pytest.raises(ValueError, match="other.json: is no result"): reproduce.run_cells([Cell.parse("shipped/1/sft")], tmp_path, "default", SAMPLES)
 
-@pytest.mark.parametrize("name,other", [("base", "base 00000000"), ("preset", "smoke")])
+@pytest.mark.parametrize("name,other", [("base", "base 00000000"), ("teacher", "teacher 00000000"), ("preset", "smoke")])
 def test_results_of_two_studies_are_not_mixed(tmp_path, name, other):
     place = tmp_path / "cells"
     place.mkdir()
     for arm, more in dict(grpo={}, pagrpo={name: other}).items():
-        told = result("0011", preset="default", base=fingerprint(SAMPLES / "base")) | more | dict(cell=f"shipped/0/{arm}")
+        told = result("0011", preset="default", base=fingerprint(SAMPLES / "base"), teacher=fingerprint(SAMPLES / "teacher")) | more | dict(cell=f"shipped/0/{arm}")
         (place / f"shipped_0_{arm}.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match=f"shipped_0_pagrpo.json: settings differ: {name} was"): Results.load(place)
     with pytest.raises(ValueError, match=f"shipped_0_pagrpo.json: settings differ: {name} was {other}"): reproduce.run_cells([Cell.parse("shipped/1/sft")], tmp_path, "default", SAMPLES)

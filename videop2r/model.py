@@ -381,7 +381,8 @@ def load_adapter(
 @patch
 @contextmanager
 def light(self: Policy):
-    "LoRA's weights in the precision of the base, and one product a layer where that is exact, for a block without gradients."
+    """For a block without gradients: LoRA's weights in the precision of the base,
+    and one product a layer where that is exact (`whole_weights`)."""
     named, dtype = self.model.named_parameters(), self.head.weight.dtype
     held = {weight: weight.data for name, weight in named if "lora_" in name and weight.dtype != dtype}
     for weight, full in held.items(): weight.data = full.to(dtype)

@@ -56,7 +56,8 @@ ROOM = 2**25 # bytes that whole weights may take
 
 @contextmanager
 def whole_weights(model): # of transformers, under PEFT's wrapper or not
-    "Let four-bit layers multiply by one matrix within the block, where that is exact, fits, and no gradient is wanted; adapters must stay as they are."
+    """Let four-bit layers multiply by one matrix within the block; adapters must stay as they are.
+    Nothing changes where that is not exact, takes more than `ROOM`, or a gradient is wanted."""
     layers = {} if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") else _layers(model)
     size = sum(4 * base.in_features * base.out_features for base, _ in layers.values())
     if size > ROOM: layers = {}

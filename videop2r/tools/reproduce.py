@@ -199,7 +199,14 @@ def _answers(run, cell, adapter):
 # %% ../../nbs/tools/reproduce.ipynb #facts01
 def _facts(preset, samples_dir):
     "What all results of a study have in common."
-    return dict(preset=preset, base=fingerprint(samples(samples_dir) / "base"))
+    pair = {name: fingerprint(samples(samples_dir) / name) for name in ("base", "teacher")}
+    return dict(preset=preset, **pair)
+
+def _read_result(path) -> dict:
+    "A kept result; `ValueError` for a file that is none."
+    told = read_json(path)
+    if isinstance(told, dict) and {"cell", "signs", "swaps"} <= told.keys(): return told
+    raise ValueError(f"{path}: is no result of `videop2r reproduce`; take it out of the folder")
 
 # %% ../../nbs/tools/reproduce.ipynb #6a463615
 _CURVES = [f"{name}_{process}" for process in PROCESSES
@@ -232,7 +239,8 @@ def run_cell(
     arm = Arm.known[cell.arm]
     rl = read_json(run.path(cell.arm))["rows"] if arm.rl else []
     told = dict(cell=str(cell), arm=asdict(arm), version=version("videop2r"))
-    told.update(_facts(preset, samples), torch=version("torch"), machine=platform.machine(), seconds=round(time.process_time() - start))
+    told.update(_facts(preset, samples), torch=version("torch"), machine=platform.machine())
+    told["seconds"] = round(time.process_time() - start)
     told.update(swaps=_swaps(records), signs=_signs(rows), left_out=len(bad))
     told.update(curves={name: _curve(rl, name) for name in _CURVES if rl and name in rl[0]})
     if cell.arm == "sft": told["room"] = made["room"]
@@ -297,7 +305,7 @@ def _sft_first(cells):
 def _check_kept(out, preset, samples_dir):
     asked = _facts(preset, samples_dir)
     for path in sorted(Path(out).glob("cells/*.json")):
-        told = read_json(path)
+        told = _read_result(path)
         check_same(path, {name: told.get(name, value) for name, value in asked.items()}, asked)
 
 def run_cells(
@@ -331,10 +339,8 @@ class Results(dict):
         "Kept results of cells; a file that is no result, or one of another preset or base, is refused by name."
         found, known = cls(), {} # what is known of all: earlier versions kept no base
         for path in sorted(path for folder in folders for path in Path(folder).glob("*.json")):
-            told = read_json(path)
-            if not isinstance(told, dict) or not {"cell", "signs", "swaps"} <= told.keys():
-                raise ValueError(f"{path}: is no result of `videop2r reproduce`; take it out of the folder")
-            facts = {name: told[name] for name in ("preset", "base") if name in told}
+            told = _read_result(path)
+            facts = {name: told[name] for name in ("preset", "base", "teacher") if name in told}
             known = facts | known
             check_same(path, {name: known[name] for name in facts}, facts, remedy="Load each study by itself")
             found[Cell.parse(told["cell"])] = told
@@ -471,6 +477,10 @@ def _percent(shares):
     return "–" if np.isnan(mean) else f"{mean:.1%}"
 
 # %% ../../nbs/tools/reproduce.ipynb #b0682ffc
+def _worth(room, seen):
+    "What a gap in observations is worth in answers, to first order: (p1 − p0)·Δs."
+    return (room["p1"] - room["p0"]) * seen["diff"]
+
 @patch
 def where(self: Results) -> list: # a dict a point that has been run
     "At each point of the sweep: gaps of PA-GRPO over GRPO, and what was predicted before RL."
@@ -483,7 +493,7 @@ def where(self: Results) -> list: # a dict a point that has been run
         if not (answers and seen and rooms): continue
         mean = {name: float(np.mean([room[name] for room in rooms])) for name in ("p1", "p0", "phi", "sufficient")}
         gains = dict(seen=seen["diff"], answers=answers["diff"])
-        gains["predicted"] = (mean["p1"] - mean["p0"]) * seen["diff"]
+        gains["predicted"] = _worth(mean, seen)
         found.append(dict(point=point, answers=answers, seen=seen, gains=gains, **mean))
     return found
 
@@ -527,9 +537,8 @@ def by_seed(self: Results) -> list: # a dict a world and seed that has SFT and b
         answers, seen = (one.effect("grpo", "pagrpo", name, cell.point) for name in ("exact", "sufficient"))
         if not (answers and seen): continue
         room = told["room"]["composed"]
-        predicted = (room["p1"] - room["p0"]) * seen["diff"]
         told = {name: room[name] for name in ("sufficient", "p1", "p0", "phi")}
-        found.append(dict(point=cell.point, seed=cell.seed, answers=answers, predicted=predicted, **told))
+        found.append(dict(point=cell.point, seed=cell.seed, answers=answers, predicted=_worth(room, seen), **told))
     return found
 
 # %% ../../nbs/tools/reproduce.ipynb #leads03
