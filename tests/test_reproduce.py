@@ -29,7 +29,7 @@ def test_the_plan_names_each_cell_once_and_table_2_first():
     cells = every_cell(5, 2)
     assert len(set(cells)) == len(cells) and all(Cell.parse(str(cell)) == cell for cell in cells)
     assert {cell.seed for cell in cells[:55]} == set(range(5)) and all(cell.point == "shipped" for cell in cells[:55])
-    assert {cell.point for cell in cells} == set(Cell.worlds) and len(Cell.worlds) == 9 and {cell.arm for cell in cells} == set(Arm.known)
+    assert {cell.point for cell in cells} == set(Cell.worlds) and len(Cell.worlds) == 9 and {cell.arm for cell in cells} == set(reproduce._PLANNED)
     assert {arm for claim in Results.claims for arm in (claim.before, claim.after)} <= set(Arm.known)
 
 @pytest.mark.parametrize("text,said", [("shipped/0", "world/seed/arm"), ("shipped/x/grpo", "world/seed/arm"),
@@ -64,6 +64,16 @@ def test_the_base_s_own_answer_follows_what_was_observed():
     assert sum(judge(*each).yes for each in zip(records, seen)) >= 9
     assert sum(judge(r, "I look at the cups.").yes for r in records) <= 7
     assert judge(records[0], "").yes is False and Arm.known["pagrpo"].asks(None) is ORACLE
+
+def test_each_arm_trains_otherwise_than_every_other_and_open_choices_are_run_by_name(tmp_path):
+    run = Cell.parse("shipped/0/no_kl").run(tmp_path, "default", SAMPLES)
+    arms = {name: arm for name, arm in Arm.known.items() if arm.rl}
+    ways = [(demo._settings(run, name, arm.recipe, arm.start, arm.loop), arm.start, arm.agrees, arm.judge) for name, arm in arms.items()]
+    assert [name for i, name in enumerate(arms) if ways[i] in ways[:i]] == []
+    ours, no_kl = (demo._settings(run, name, arms[name].recipe, arms[name].start, arms[name].loop) for name in ("pagrpo", "no_kl"))
+    assert ours.beta > 0 and replace(no_kl, beta=ours.beta) == ours and len({arm.says for arm in arms.values()}) == len(arms)
+    planned = {cell.arm for cell in every_cell()}
+    assert {"rloo", "own", "judge80"} <= planned and not {"no_kl", "tags_nobody", "fast"} & planned
 
 def test_an_effect_is_the_mean_over_seeds_of_paired_differences():
     rng = np.random.default_rng(1)
@@ -175,6 +185,14 @@ def test_pictures_are_made_of_what_is_there(tmp_path):
     assert "PA-GRPO beats GRPO" in table.read_text(encoding="utf-8")
     assert [path.name for path in pictures] == ["where.png", "dynamics.png", "leads.png"] and all(path.read_bytes()[:4] == b"\x89PNG" for path in pictures)
     assert "| PA-GRPO | 1 | 75.0% |" in results.arms()
+
+def test_arms_are_held_to_another_on_the_seeds_that_both_have():
+    kept = {Cell("shipped", seed, arm): result(exact) for arm, runs in dict(
+        grpo=["0001", "0011", "1111"], pagrpo=["0111", "0111"], rloo=["0111"]).items() for seed, exact in enumerate(runs)}
+    lines = Results(kept).beside().splitlines()[2:]
+    assert [line.split(" | ")[:2] for line in lines] == [["| GRPO: without R_P", "2"], ["| leave one out", "1"]]
+    assert "-37.5 [" in lines[0] and "+0.0 [+0.0, +0.0] | – |" in lines[1]
+    assert Results(kept).beside("rloo").count("| 1 |") == 2 and Results().beside().count("\n") == 1
 
 def test_curves_are_means_and_spans_over_the_seeds_that_have_them():
     curves = {0: [.1, .2, .6], 1: [.3, .4, .8]}

@@ -234,12 +234,12 @@ def _examples(folder, arm, most=2):
     kept = [[row for row in rows if row["step"] == step][:most] for step in wanted]
     return [dict(row, arm=arm) for found in kept for row in found]
 
-def _settings(run, arm, recipe, start):
+def _settings(run, arm, recipe, start, loop):
     "The preset's, with what an arm does otherwise."
     given = dict(credit=arm) if recipe is None else recipe
     recipe = replace(run.sizes.rl.recipe, **given)
     reference = "reference" if start else "base"
-    return replace(run.sizes.rl, recipe=recipe, seed=run.seed, reference=reference)
+    return replace(run.sizes.rl, recipe=recipe, seed=run.seed, reference=reference, **(loop or {}))
 
 # %% ../../nbs/tools/demo.ipynb #bc682a8d
 def train_arm(
@@ -247,13 +247,14 @@ def train_arm(
     recipe: dict = None,  # fields of `Recipe` in place of the preset's; the credit by the arm's name unless given
     judge=ORACLE,
     start: str = "sft",   # folder of the adapter that it starts from; None for the base
+    loop: dict = None,    # fields of `RL` in place of the preset's
 ) -> dict:                # rows, quarantine, examples, film
     "One RL run, filmed while it trains."
     adapter = start and run.out / start / "last"
     policy = policy_of(run, adapter, adapter)
     prompts, records, bad = prompts_of(run, policy, read_records(run.out / "rl.jsonl"))
     with torch.no_grad(): features = policy.see([each.visual for each in prompts])
-    folder, settings = run.out / arm, _settings(run, arm, recipe, start)
+    folder, settings = run.out / arm, _settings(run, arm, recipe, start, loop)
     asked, filmed, _ = prompts_of(run, policy, _film_records(run))
     film = TrainingFilm(policy, filmed, asked, run.out / f"film-{arm}.json", settings.limit)
     film.take(0)

@@ -42,6 +42,7 @@ class Arm:
     agrees: float = 1.        # share of the oracle's verdicts that stand; the others are turned round
     judge: str = "oracle"     # or 'own': the base's own answer stands for a judge
     rl: bool = True
+    loop: dict = field(default_factory=dict)   # fields of `RL`
 
 def _rl(says, **recipe): return Arm(says, recipe)
 
@@ -69,6 +70,30 @@ Arm.known |= dict(
     no_std=_rl("no division by the deviation", advantage="dr_grpo"),
     between=_rl("half of R_R for the observation", credit=((1., .5), (0., 1.))),
     own=Arm("no judge: the base's own answer", judge="own"))
+
+_PLANNED = tuple(Arm.known)
+
+# %% ../../nbs/tools/reproduce.ipynb #openarms2
+Arm.known |= dict(
+    token_response=_rl("token mean per response", weights="response"),
+    token_batch=_rl("token mean per batch", weights="batch"),
+    tags_nobody=_rl("tags to nobody", tags=False),
+    malformed_reasoning=_rl("a malformed response to reasoning", owner="reasoning"),
+    malformed_nobody=_rl("a malformed response to nobody", owner="nobody"),
+    video_r1=_rl("format by Video-R1", form="video-r1"),
+    drop_flat=_rl("equal rewards dropped", advantage="dapo"),
+    mask_cut=_rl("truncated responses left out", overlong="mask"),
+    shuffled=_rl("T-GRPO's bonus on PA-GRPO", shuffled=4))
+
+def _loop(says, **loop): return Arm(says, loop=loop)
+
+Arm.known |= dict(
+    no_kl=_loop("no KL", beta=0.),
+    strong_kl=_loop("β 0.1", beta=.1),
+    k1=_loop("KL by k1", kl="k1"),
+    k2=_loop("KL by k2", kl="k2"),
+    slow=_loop("learning rate 2.5e-4", lr=2.5e-4),
+    fast=_loop("learning rate 1e-3", lr=1e-3))
 
 # %% ../../nbs/tools/reproduce.ipynb #1209175b
 @dataclass(frozen=True)
@@ -113,7 +138,7 @@ def every_cell(
 ) -> list:          # Cells, the most wanted first
     "Every cell of the study."
     arms = [Cell("shipped", seed, arm) for seed in range(seeds) for arm in _TABLE]
-    further = [Cell("shipped", seed, arm) for seed in range(others) for arm in Arm.known if arm not in _TABLE]
+    further = [Cell("shipped", seed, arm) for seed in range(others) for arm in _PLANNED if arm not in _TABLE]
     sweep = [Cell(point, seed, arm) for seed in range(others) for point in Cell.worlds
              if point != "shipped" for arm in ("sft", "grpo", "pagrpo")]
     return arms + further + sweep
@@ -178,7 +203,7 @@ def _adapter(run, cell) -> Path | None:
     arm = Arm.known[cell.arm]
     if arm.start == "sft-agnostic": run.stage(arm.start, lambda: _learn_agnostic(run))
     if not arm.rl: return arm.start and run.out / arm.start / "last"
-    given = dict(recipe=arm.recipe, judge=arm.asks(lambda: policy_of(run)), start=arm.start)
+    given = dict(recipe=arm.recipe, loop=arm.loop, judge=arm.asks(lambda: policy_of(run)), start=arm.start)
     run.stage(cell.arm, lambda: train_arm(run, cell.arm, **given))
     return run.out / cell.arm / "last"
 
@@ -476,6 +501,21 @@ def _percent(shares):
     mean = np.mean(shares)
     return "–" if np.isnan(mean) else f"{mean:.1%}"
 
+# %% ../../nbs/tools/reproduce.ipynb #beside02
+@patch
+def beside(
+    self: Results,
+    reference: str = "pagrpo", # the arm that others are held to, on the seeds which both have
+    point: str = "shipped",
+) -> str: # Markdown
+    "Each arm less a reference, in points: exact answers and sufficient observations, with 95% intervals."
+    rows = []
+    for name, arm in Arm.known.items():
+        exact, seen = (self.effect(reference, name, measure, point) for measure in ("exact", "sufficient"))
+        if name == reference or exact is None: continue
+        rows.append([arm.says, len(exact["seeds"]), _points(exact), _points(seen) if seen else "–"])
+    return markdown_table(["arm", "seeds", "exact", "suffices"], rows, right=(1, 2, 3))
+
 # %% ../../nbs/tools/reproduce.ipynb #b0682ffc
 def _worth(room, seen):
     "What a gap in observations is worth in answers, to first order: (p1 − p0)·Δs."
@@ -614,7 +654,7 @@ def draw(self: Results, out) -> list: # paths
     from videop2r.engine.files import replacing
     out, hours = Path(out), sum(told["seconds"] for told in self.values()) / 3600
     said = f"{len(self)} cells, {hours:.1f} hours of one core or less."
-    parts = ["# Verdicts", said, self.verdicts(), "## Arms", self.arms()]
+    parts = ["# Verdicts", said, self.verdicts(), "## Arms", self.arms(), "## Beside PA-GRPO", self.beside()]
     write_text(out / "verdicts.md", "\n\n".join(parts) + "\n")
     figures = {out / "where.png": self.picture(), out / "dynamics.png": self.dynamics()}
     figures[out / "leads.png"] = leads({"this study": self})
