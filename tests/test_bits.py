@@ -1,6 +1,7 @@
 "What a disk gives back is not always what it was given: flipped bits and exchanged entries in every file that is read again."
 import json, random, sqlite3, warnings
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 import pytest, torch
 from videop2r.data import Record
@@ -12,7 +13,7 @@ from videop2r.engine.remote import Cache
 from videop2r.engine.runs import _read_checkpoint
 from videop2r.engine.store import Store
 from videop2r.families import FAMILIES
-from videop2r.judge import Judge, Verdict, recorded
+from videop2r.judge import Judge, Verdict, judge_of, recorded
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data_samples"
 RECORDS = [Record.from_dict(json.loads(line)) for line in (SAMPLES / "train.jsonl").read_text().splitlines()[:6]]
@@ -123,6 +124,16 @@ def test_a_changed_verdict_on_file_is_no_verdict(tmp_path, change, why):
 def test_verdicts_written_by_hand_need_no_sum(tmp_path):
     (tmp_path / "v.jsonl").write_text('{"problem_id": "%s", "observation": "x", "yes": false, "reason": "by hand"}\n' % RECORDS[0].problem_id)
     assert recorded(tmp_path / "v.jsonl")(RECORDS[0], "x") == Verdict(False, "by hand")
+
+def test_a_file_of_verdicts_is_left_as_it_is_and_one_that_is_not_there_is_named_before_anything_is_paid(tmp_path):
+    said = b"\n".join(b'{"problem_id": "%d", "observation": "x", "yes": true, "reason": ""}' % i for i in range(3)) # no end of line after the last
+    (tmp_path / "v.jsonl").write_bytes(said)
+    judge = judge_of(f"recorded:{tmp_path}/v.jsonl")
+    assert all(judge(replace(RECORDS[0], problem_id=str(i)), "x").yes for i in range(3)) and (tmp_path / "v.jsonl").read_bytes() == said
+    judge.recording(tmp_path / "v.jsonl")(replace(RECORDS[0], problem_id="1"), "x")
+    assert (tmp_path / "v.jsonl").read_bytes().startswith(said + b"\n{") and not judge.ready()
+    with pytest.raises(ValueError, match="typo.jsonl: no such file of verdicts"): judge_of(f"recorded:{tmp_path}/none/typo.jsonl").ready()
+    assert not (tmp_path / "none").exists()
 
 @pytest.mark.parametrize("row", [dict(id=1), dict(text="\ud83d"), dict(a=[1.5, None, {"b": "ü"}], c=float("inf"))])
 def test_a_seal_holds_through_json(row): assert unsealed(json.loads(json.dumps(sealed(row)))) == row

@@ -82,10 +82,13 @@ def test_other_bad_files(tmp_path):
 
 def test_list_is_streamed_in_small_chunks(tmp_path):
     rows = [{**GOOD, "problem_id": str(i), "problem": "ü {[\\\"" * (i % 50 + 1)} for i in range(400)]
-    from videop2r.engine.files import _chunks, _list_items
+    from videop2r.engine.files import _chunks, _list_items, items
     for text in (json.dumps(rows), json.dumps(rows, indent=2, ensure_ascii=False), "\ufeff" + json.dumps(rows)):
         file = written(tmp_path / "t.json", text)
         for size in (7, 64, 1 << 20): assert [d for _, d in _list_items(_chunks(file, size), "t", 1 << 24)] == rows
+        joined = written(tmp_path / "j.json", text.lstrip("\ufeff") + "\n" + text)
+        with pytest.raises(RecordError, match=r"j.json\[400\]: more follows the end of the list, as where parts were joined"): list(items(joined))
+        assert len(list(items(written(tmp_path / "s.json", text + " \n" * 99)))) == 400
 
 
 def test_streaming_keeps_memory_small(tmp_path):
@@ -277,4 +280,15 @@ def test_a_journal_survives_a_cut_at_every_byte(tmp_path):
         (tmp_path / "b").write_bytes(whole[:n])
         j = Journal(tmp_path / "b")
         j.add(dict(id=3))
-        assert [r["id"] for r in Journal(tmp_path / "b").rows] == [1, "ü"][:whole[:n].count(b"\n")] + [3]
+        known = [1, "ü"][:(whole[:n] + b"\n").count(b"}\n")] # a row that lacks nothing but its end is one
+        assert [r["id"] for r in Journal(tmp_path / "b").rows] == known + [3]
+
+def test_a_journal_that_is_read_leaves_the_file_and_its_folder_as_they_are(tmp_path):
+    for said in (b'{"id": 1}\n{"id": 2}', b'{"id": 1}\n{"id', b""):
+        (tmp_path / "a").write_bytes(said)
+        assert [r["id"] for r in Journal(tmp_path / "a").rows] == [1, 2][:said.count(b"}")] and (tmp_path / "a").read_bytes() == said
+    assert Journal(tmp_path / "none" / "b").rows == [] and not (tmp_path / "none").exists()
+    (tmp_path / "c").write_bytes(b'{"id": 1}\n{"id')
+    first, second = Journal(tmp_path / "c"), Journal(tmp_path / "c")
+    for n, journal in enumerate((first, second), 2): journal.add(dict(id=n))
+    assert [r["id"] for r in Journal(tmp_path / "c").rows] == [1, 2, 3]

@@ -77,6 +77,24 @@ def test_faults_that_cost_nothing_are_asked_again_and_what_was_paid_for_is_not(c
     again = run(clips, teacher := Gold(), tmp_path / "run")
     assert teacher.asked == ids[:1] and len(again.kept) == 16 and again.at("written") == 2
 
+@pytest.mark.parametrize("cost", [0., .01])
+def test_what_was_cut_off_is_asked_again_with_more_room_and_only_then(clips, tmp_path, cost):
+    cut = Reply(None, "cut off at 64 tokens", 9, 64, cost)
+    run(clips, Gold(lambda r: cut), tmp_path / "run", max_failures=99)
+    same, more = Gold(), Gold()
+    more.limit = 128
+    assert run(clips, same, tmp_path / "run").at("written") == 18 and not same.asked
+    assert Forecast.of(*clips, same, ORACLE, tmp_path / "run", prompt=SHORT, how="lenient").calls == 0
+    assert Forecast.of(*clips, more, ORACLE, tmp_path / "run", prompt=SHORT, how="lenient").calls == 18
+    assert len(run(clips, more, tmp_path / "run").kept) == 18 and len(more.asked) == 18
+    asked = []
+    def judge(record, observation):
+        asked.append(record.problem_id)
+        return Verdict(None, "cut off at 9 tokens; allow more", cost) if len(asked) <= 18 else Verdict(True)
+    for n in (18, 36, 36):
+        run(clips, Gold(), tmp_path / "judged", Judge(judge, "short"), max_failures=99)
+        assert len(asked) == n
+
 def test_missing_verdicts_are_asked_again_and_given_ones_are_not(clips, tmp_path):
     asked = []
     def moody(r, observation):
@@ -172,6 +190,11 @@ def test_a_dry_run_asks_nothing_and_makes_nothing(clips, tmp_path):
     assert forecast.dollars == pytest.approx((forecast.visual + forecast.text) * 1e-6 + 18 * 64 * 2e-6 + 18 * (600 * 3 + 150 * 15) * 1e-6)
     run(clips, teacher, tmp_path / "run")
     assert Forecast.of(*clips, teacher, ORACLE, tmp_path / "run", prompt=SHORT, how="lenient").calls == 0
+    few = Forecast.of(clips[0][:4], clips[1], teacher, ORACLE, tmp_path / "run", prompt=SHORT, how="lenient", judge_price=(3., 15.))
+    assert few.judge_calls == 0 == few.dollars # of four, whatever else is in the folder
+    down = Judge(lambda r, o: Verdict(None, "refused"), "down")
+    run(clips, teacher, tmp_path / "down", down, max_failures=99)
+    assert Forecast.of(*clips, teacher, down, tmp_path / "down", prompt=SHORT, how="lenient").judge_calls == 18
     with pytest.raises(ValueError, match="threshold"): Forecast.of(*clips, teacher, ORACLE, tmp_path / "run", prompt=SHORT, how="lenient", threshold=.9)
 
 def test_the_report_adds_up(clips, by_hand):

@@ -43,6 +43,23 @@ def test_options_in_one_cell_and_answers_by_letter_text_or_number(media, row, tr
     record, = table(media, f"file,question,options,answer\none.mp4,Which?,{row}\n").records
     assert record.problem_type == "multiple choice" and record.truth == truth and len(record.options) == 2
 
+def test_options_as_python_writes_a_list(media):
+    rows = ["['left', 'right']", "['A. left', 'B. right']", "['left, then up', \"it's right\"]"]
+    found = table(media, "file;question;options;answer\n" + "".join(f"one;Q;{options.replace(chr(34), chr(34) * 2).join([chr(34)] * 2)};B\n" for options in rows))
+    assert [r.options for r in found.records] == [["left", "right"], ["A. left", "B. right"], ["left, then up", "it's right"]] and not found.rejected
+
+@pytest.mark.parametrize("answers, truths", [("0123", "ABCD"), ("1234", "ABCD"), ("1123", "AABC"), ("0124", "-ABD")])
+def test_answers_by_number_count_from_where_the_table_does(media, tmp_path, answers, truths):
+    (tmp_path / "t.json").write_text(json.dumps([dict(id=i, video="one.mp4", question="Q", options=["red", "green", "blue", "grey"], answer=int(n)) for i, n in enumerate(answers)]))
+    found = Imported.of(tmp_path / "t.json", media)
+    known = {r.problem_id: r.truth for r in found.records}
+    assert [known.get(str(i), "-") for i in range(4)] == list(truths) and any("counted from 0" in note for note in found.notes) == (answers == "0123")
+
+@pytest.mark.parametrize("truth, read", [("3,5", "3.5"), ("-12,25", "-12.25"), ("0,125", "0.125"), ("1234,567", "1234.567"), ("1,234", "1,234"), ("12", "12"), ("2.5", "2.5")])
+def test_a_decimal_comma_is_a_point(media, truth, read):
+    [record] = table(media, f"file;question;answer\none;Q;{truth}\n").records
+    assert (record.problem_type, record.truth) == ("numerical", read)
+
 @pytest.mark.parametrize("head", ["A,B,C", "option_a,option_b,option_c", "choice1,choice2,choice3", "Option 1,Option 2,Option 3", "a0,a1,a2"])
 def test_options_in_columns(media, head):
     done = table(media, f"file,question,{head},answer\none.mp4,Which?,red,green,blue,green\na/two.mp4,Which?,red,green,,A\npic.png,How many?,,,,3\n")

@@ -82,7 +82,7 @@ def test_a_difference_or_a_lack_of_memory_is_exit_code_2(monkeypatch, capsys):
     assert main(["rehearse", "--model", BASE]) == 2
     assert "does not fit (CUDA out of memory" in (said := capsys.readouterr().out) and "| the update |" in said
 
-@pytest.mark.parametrize("words, why", [(["--cap", "12"], "there is no GPU here"), (["--model", "1000b"], "not a size"), (["--model", str(ROOT / "data_samples/clips")], "config.json"), (["--gpu", "huge"], "give gigabytes"), (["--model", BASE, "--attention", "flash_attention_2"], "needs the package flash-attn")])
+@pytest.mark.parametrize("words, why", [(["--cap", "12"], "there is no GPU here"), (["--model", "1000b"], "not a size"), (["--model", "Qwen/Qwen3-VL-30B-A3B-Instruct"], "mixture of experts"), (["--model", str(ROOT / "data_samples/clips")], "config.json"), (["--gpu", "huge"], "give gigabytes"), (["--model", BASE, "--attention", "flash_attention_2"], "needs the package flash-attn")])
 def test_what_cannot_be_rehearsed_is_named(capsys, words, why):
     assert main(["rehearse", *words]) == 1 and why in (said := capsys.readouterr().err) and said.count("\n") == 1
 

@@ -287,6 +287,8 @@ def _shape_from_config(config):
 def _shape_named(name):
     sizes = re.findall(r"(?<![0-9.])(\d+(?:\.\d+)?b)(?![a-z0-9])", name.lower())
     size = sizes[-1] if sizes else ""
+    if re.search(r"-a\d+(?:\.\d+)?b(?![a-z0-9])", name.lower()):
+        raise ValueError(f"{name!r}: is a mixture of experts, and only dense models are planned; name one of those")
     newer = re.search(r"qwen3\.[568]\b", name.lower()) # none of these has the sizes of another family
     own = f"qwen3vl{size}" if "qwen3vl" in _flat(name) else size
     plain = Shape.known.get(own) or Shape.known.get(size)

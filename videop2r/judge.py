@@ -263,7 +263,7 @@ def _verdict_in(row): # (record's id, observation), Verdict
     return (row["problem_id"], row["observation"]), Verdict(row["yes"], row["reason"])
 
 def recorded(path) -> Judge:
-    "Verdicts on file; `ValueError` names a line that holds none."
+    "Verdicts on file, which is left as it is; `ValueError` names a line that holds none."
     found, journal = {}, Journal(path)
     for n, row in enumerate(journal.rows, 1):
         try: asked, verdict = _verdict_in(row)
@@ -274,7 +274,10 @@ def recorded(path) -> Judge:
     def ask(record, observation):
         none = f"no verdict on file for record {record.problem_id!r} and this observation"
         return found.get((record.problem_id, observation), Verdict(None, none))
-    return Judge(ask, f"recorded in {journal.path.name}")
+    def ready():
+        if journal.path.is_file(): return
+        raise ValueError(f"{path}: no such file of verdicts; check the path")
+    return Judge(ask, f"recorded in {journal.path.name}", ready=ready)
 
 # %% ../nbs/3_training/1_judge.ipynb #c477eeda
 _BETWEEN = re.compile(r"\+(?=(?:oracle|recorded|base|openai|anthropic)(?:[:@+]|$))")

@@ -9,6 +9,7 @@ __all__ = ['draft_of', 'of_disk', 'replacing', 'replacing_folder', 'private', 'w
 # %% ../../nbs/engine/files.ipynb #6e2e373b
 import codecs, errno, glob, gzip, json, os, platform, re, shutil, threading, warnings, zlib
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 import psutil
 from fastcore.basics import patch
@@ -155,19 +156,23 @@ def unsealed(row: dict) -> dict:
     raise ValueError("it is not as it was written")
 
 # %% ../../nbs/engine/files.ipynb #a7dbae86
+def _is_row(text):
+    try: return isinstance(json.loads(text), dict)
+    except ValueError: return False
+
 class Journal:
-    "An append-only file of JSON lines; `rows` holds what was there at opening and what was added."
+    "An append-only file of JSON lines, not touched until a row is added; `rows` holds what was there and what was added."
     def __init__(self,
         path,
         rows=None, # what it shall hold, whatever the file does; None: what is there
     ):
-        self.path, self.guard = Path(path), threading.Lock()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.guard, self.tail = Path(path), threading.Lock(), b""
         if rows is not None: return self.reset(rows)
         data = self.path.read_bytes() if self.path.exists() else b""
-        whole = data[:data.rfind(b"\n") + 1]
-        if whole != data: os.truncate(self.path, len(whole))
-        self.rows = [self._row(line, n) for n, line in enumerate(whole.splitlines(), 1)]
+        *lines, self.tail = data.split(b"\n")
+        self.size = len(data)
+        if _is_row(self.tail): lines.append(self.tail)
+        self.rows = [self._row(line, n) for n, line in enumerate(lines, 1)]
 
     def _row(self, line, n):
         try: return json.loads(line)
@@ -178,14 +183,25 @@ class Journal:
     def add(self, *rows):
         "Append rows, whole or not at all; `OSError` names the path where the disk takes only part."
         with self.guard:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.tail: self._end()
             with open(self.path, "ab", buffering=0) as file: append(file, rows)
             self.rows += rows
+
+    def _end(self):
+        "Close a last line that has no end: a row that was written by hand, or what a kill left of one."
+        tail, self.tail = self.tail, b""
+        with open(self.path, "r+b") as file:
+            if file.seek(0, os.SEEK_END) != self.size: return # somebody else has done so
+            if _is_row(tail): file.write(b"\n")
+            else: file.truncate(self.size - len(tail))
 
 # %% ../../nbs/engine/files.ipynb #8d3c1ee0
 @patch
 def reset(self: Journal, rows: list):
     "Hold these rows and no others."
     with self.guard:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as part: part.write_bytes(b"".join(map(_line, rows)))
         self.rows = list(rows)
 
@@ -286,7 +302,10 @@ def _list_items(chunks, name, largest):
     at = text.index("[") + 1
     while True:
         at, where = _BETWEEN.match(text, at).end(), f"{name}[{n}]"
-        if text[at:at + 1] == "]": return
+        if text[at:at + 1] == "]":
+            if not any(part.strip() for part in chain([text[at + 1:]], chunks)): return
+            what = "more follows the end of the list, as where parts were joined into one file"
+            raise RecordError(f"{where}: {what}; give the parts themselves, or their folder", where)
         try: item, at = decode(text, at)
         except (ValueError, RecursionError) as e:
             if len(text) - at > largest: raise _too_large(where, largest) from None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from fastcore.basics import patch
 from ..data import Record, RecordError, missing, resolve, write_records
+from ..engine.fields import read_literal
 from ..engine.files import items, write_text
 from ..engine.images import head_of, picture_form
 from ..engine.paint import escaped, markdown_table
@@ -168,11 +169,17 @@ def _task(said, options, truth):
     if options: return "multiple choice"
     return "numerical" if re.fullmatch(r"[-+]?\d+(?:[.,]\d+)?", str(truth).strip()) else "free-form"
 
+def _with_point(truth):
+    "A number with a decimal comma, with a point; 1,234 stays, and is a thousand and more."
+    parts = re.fullmatch(r"([-+]?(\d+)),(\d+)", str(truth).strip())
+    if not parts or len(parts[3]) == 3 and 0 < len(parts[2].lstrip("0")) <= 3: return truth
+    return f"{parts[1]}.{parts[3]}"
+
 def _parted(cell):
     "The options of one cell."
     text = str(cell).strip()
     if text[:1] in "[{":
-        try: return json.loads(text)
+        try: return read_literal(text)
         except ValueError: pass
     mark = next((mark for mark in ("\n", "|", ";", ",") if mark in text), None)
     return [part.strip() for part in text.split(mark) if part.strip()] if mark else [text]
@@ -190,14 +197,27 @@ def _options(row, column):
     return [str(cell).strip() for cell in cells]
 
 # %% ../../nbs/tools/importing.ipynb #b722f5db
-def _numbered(truth, options):
-    "The letter of an option that is named by its number from 1, where no option is that number."
+def _numbered(truth, options, first=1):
+    "The letter of an option that is named by its number from `first`, where no option is that number."
     text = str(truth).strip()
     texts = options.values() if isinstance(options, dict) else options
-    if not text.isdigit() or not 1 <= int(text) <= len(options): return text
+    if not text.isdigit() or not first <= int(text) < first + len(options): return text
     itself = re.compile(rf"(?<!\d){text}(?!\d)")
     if any(itself.search(str(option)) for option in texts): return text
-    return chr(ord("A") + int(text) - 1)
+    return chr(ord("A") + int(text) - first)
+
+def _first(rows, columns):
+    "From what a table numbers its options: 0 where an answer is 0 and none is an option's number from 1 alone."
+    from_0 = from_1 = False
+    for _, row in rows:
+        if not isinstance(row, dict): continue
+        truth = row.get(columns["solution"])
+        try: options = _options(row, columns.get("options"))
+        except _Wrong: continue
+        if not options or missing(truth): continue
+        from_0 |= str(truth).strip() == "0" and _numbered(truth, options, 0) == "A"
+        from_1 |= str(truth).strip() == str(len(options)) != _numbered(truth, options)
+    return 0 if from_0 and not from_1 else 1
 
 # %% ../../nbs/tools/importing.ipynb #6337337f
 class _Media:
@@ -238,7 +258,7 @@ def _further(row, columns):
     more = {name: cell for name, cell in row.items() if name and name not in taken}
     return {name: str(cell) for name, cell in more.items() if not missing(cell)}
 
-def _record(row, columns, media, label):
+def _record(row, columns, media, label, first=1):
     "The record of a row; `_Wrong` or `RecordError` where there can be none."
     if isinstance(row, str): raise _Wrong("", row)
     for name, what in _WANTED.items():
@@ -249,9 +269,11 @@ def _record(row, columns, media, label):
     options, truth = _options(row, columns.get("options")), _cell(row, columns, "solution")
     task = _task(_cell(row, columns, "problem_type"), options, truth)
     known = {name: _cell(row, columns, name) for name in ("problem_id", "problem", "data_source")}
-    known.update(problem_id=known["problem_id"] or label, problem_type=task, path=path)
+    own = known["problem_id"]
+    known.update(problem_id=label if own == "" else own, problem_type=task, path=path)
     known.update(data_type="image" if picture else "video", solution=truth)
-    if task == "multiple choice": known.update(options=options, solution=_numbered(truth, options))
+    if task in ("numerical", "regression"): known["solution"] = _with_point(truth)
+    if task == "multiple choice": known.update(options=options, solution=_numbered(truth, options, first))
     return Record.from_dict(dict(known, extra=_further(row, columns))).validate()
 
 # %% ../../nbs/tools/importing.ipynb #a8f78f42
@@ -296,10 +318,12 @@ def of(cls: Imported,
     found = cls.guess(names, columns)
     _checked(path, names, found)
     files, ids = _Media(media), {}
-    done = cls([], [], found, table=str(path), notes=notes)
+    first = _first(rows, found)
+    counted = [] if first else ["Options are counted from 0, as an answer is 0 and none is the number of options."]
+    done = cls([], [], found, table=str(path), notes=[*notes, *counted])
     for n, row in rows:
         try:
-            record = _record(row, found, files, f"{Path(path).stem}-{n:05d}")
+            record = _record(row, found, files, f"{Path(path).stem}-{n:05d}", first)
             before = ids.setdefault(record.problem_id, n)
             if before != n:
                 said = f"the id {record.problem_id!r} stands in row {before} too; give it another"

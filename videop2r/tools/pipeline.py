@@ -265,26 +265,36 @@ def _stamp(): return round(time.time(), 1)
 
 def _sum(value): return value if 0 <= value < math.inf else 0. # NaN is no JSON
 
-def _trace_row(key, record, reply):
+def _is_cut(reason): return reason.startswith("cut off") # more room may help
+
+def _trace_row(key, record, reply, limit):
     said = dict(output=reply.text, reason=reply.reason, tokens_in=reply.tokens_in, tokens_out=reply.tokens_out)
     paid = dict(cost=_sum(reply.cost), seconds=_sum(reply.seconds), cached=reply.cached, at=_stamp())
-    final = reply.text is not None or reply.tokens_out > 0 or reply.cost > 0
-    return dict(key=key, problem_id=record.problem_id, **said, **paid, final=final)
+    final = reply.text is not None or (reply.tokens_out > 0 or reply.cost > 0) and not _is_cut(reply.reason)
+    return dict(key=key, problem_id=record.problem_id, **said, **paid, limit=limit, final=final)
 
 # %% ../../nbs/tools/pipeline.ipynb #8cc2ab3b
+@patch
+def settled(self: _Pipeline, traces, key) -> bool:
+    "Whether a job's trace is there for good, or was cut off by no lower a limit than the teacher's."
+    if traces.done(key): return True
+    row = traces.get(key, {})
+    return _is_cut(row.get("reason", "")) and row.get("limit", 0) >= self.teacher.limit
+
 @patch
 def write(self: _Run):
     "Step 1. Yield the keys that were seen to, those of earlier runs first."
     line, traces = self.line, self.ledger.traces
-    finished = [key for key in self.jobs if traces.done(key)]
+    finished = [key for key in self.jobs if line.settled(traces, key)]
     if len(finished) < len(self.jobs): line.ready() # before anything is paid
     yield from finished
-    first = {key: same[0] for key, same in self.jobs.items() if not traces.done(key)}
+    known = set(finished)
+    first = {key: same[0] for key, same in self.jobs.items() if key not in known}
     keys = {id(record): key for key, record in first.items()}
     failures = _Failures("no trace", line.max_failures)
     def save(record, reply):
         key = keys[id(record)]
-        traces.add([_trace_row(key, record, reply)])
+        traces.add([_trace_row(key, record, reply, line.teacher.limit)])
     for record, found in line.teacher(first.values(), line.media, line.prompt, save):
         key = keys[id(record)]
         if isinstance(found, str): self.leave_out(key, found)
@@ -299,7 +309,8 @@ def leave_out(self: _Run, key, reason):
 # %% ../../nbs/tools/pipeline.ipynb #ce52a71e
 def _verdict_row(key, record, verdict):
     said = dict(yes=verdict.yes, reason=verdict.reason, cost=_sum(verdict.cost), at=_stamp())
-    return dict(key=key, problem_id=record.problem_id, **said, final=verdict.yes is not None or verdict.cost > 0)
+    paid = verdict.cost > 0 and not _is_cut(verdict.reason)
+    return dict(key=key, problem_id=record.problem_id, **said, final=verdict.yes is not None or paid)
 
 def _verdict_key(key, trace): return digest(key, trace.observation)
 
@@ -470,11 +481,18 @@ def _measure(self: Forecast, ledger, limit):
 def _cost(read, written, price): return (read * price[0] + written * price[1]) / 1e6
 
 @patch
+def told(self: _Pipeline, ledger, key, record) -> bool:
+    "Whether a job's verdict is at hand for good."
+    text = ledger.traces.get(key, {}).get("output")
+    found = self.check(record, text) if text is not None else None
+    return bool(found and not found.step) and ledger.verdicts.done(_verdict_key(key, found.trace))
+
+@patch
 def forecast(self: _Pipeline, jobs: dict, ledger: Ledger | None, judge_price) -> Forecast:
     "What asking about these jobs would take; nothing is asked."
-    todo = [same[0] for key, same in jobs.items() if not (ledger and ledger.traces.done(key))]
+    todo = [same[0] for key, same in jobs.items() if not (ledger and self.settled(ledger.traces, key))]
     found = Forecast(len(jobs), Counter(gist(bad["reason"]) for bad in self.quarantine), len(jobs) - len(todo))
-    found.verdicts = len(ledger.verdicts) if ledger else 0
+    found.verdicts = sum(self.told(ledger, key, same[0]) for key, same in jobs.items()) if ledger else 0
     found.visual = sum(map(self.teacher.visual, todo))
     found.text = sum(len(self.prompt.render(record)) // 4 for record in todo)
     found._measure(ledger, self.teacher.limit)
