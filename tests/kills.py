@@ -1,7 +1,7 @@
 """Death at a named write, before or after it: in a forked child, or `python kills.py COUNT POINT -- ARGS of videop2r`.
 
 POINT is a number, from 1 (2k-1: before the k-th write; 2k: after it); COUNT a file that gets the name of each write."""
-import os, shutil, sys
+import gc, os, shutil, sys
 from pathlib import Path
 
 def _watched():
@@ -39,6 +39,8 @@ def watch(point=None, log=None, below=None):
 def forked(work, point=None, below=None):
     "Run `work` in a fork, killed at a point; its exit code: 137 where the kill came, 0 for the end, and how many writes there were."
     reader, writer = os.pipe()
+    gc.collect()
+    gc.freeze() # a clip's frame that only the child's collector frees waits there for threads that it has not
     child = os.fork()
     if not child:
         code = 1
@@ -53,6 +55,7 @@ def forked(work, point=None, below=None):
             traceback.print_exc()
         finally: os._exit(code)
     os.close(writer)
+    gc.unfreeze()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with os.fdopen(reader) as said: return code, int(said.read() or 0)
 

@@ -119,6 +119,9 @@ def test_lengths_are_binned_whole_and_compared_within_strata():
     bins = by_length(rows, 4)
     assert sum(each["n"] for each in bins) == 30 and bins[0]["low"] == 10 and bins[-1]["high"] == 39
     assert all(a["high"] + 1 == b["low"] for a, b in zip(bins, bins[1:]))
+    for n, k in ((120, 6), (7, 6), (2, 6), (1, 6)):
+        found = by_length([row(i + 1, True) for i in range(n)], k)
+        assert len(found) <= min(n, k) and sum(each["n"] for each in found) == n and max(each["n"] for each in found) <= n / k + 2
     easy, hard = [row(10 + i % 3, True) for i in range(20)] + [row(10, False)] * 3, [row(30 + i % 3, False) for i in range(20)] + [row(30, True)] * 3
     strata = [1] * len(easy) + [2] * len(hard)
     plain, within = longer_suffices(easy + hard, [0] * len(strata)), longer_suffices(easy + hard, strata)

@@ -1,5 +1,5 @@
 "Runs compared: pairs, their statistics, a page that holds, and runs that cannot be compared."
-import json, random, re
+import json, random, re, shutil
 from html.parser import HTMLParser
 from pathlib import Path
 import pytest
@@ -131,6 +131,14 @@ def test_the_command(tmp_path, capsys):
     assert main(["compare", one, two, "--against", "grpo"]) == 1 and "no run has an arm 'grpo'" in capsys.readouterr().err
 
 @pytest.mark.skipif(not STORED.exists(), reason="no stored run")
+def test_three_runs_of_one_name_are_three(tmp_path):
+    "As of `reproduce` on several bases: all are shipped/seed0."
+    places = [tmp_path / letter / "shipped" / "seed0" for letter in "abc"]
+    for place in places: shutil.copytree(STORED, place)
+    page = compare_runs(places, tmp_path / "p.html", examples=1).read_text()
+    names = ("seed0", "shipped/seed0", "b/shipped/seed0", "c/shipped/seed0")
+    assert sum(f">{name}" in page or f"{name} " in page for name in names) >= 3 and "c/shipped/seed0" in page
+
 def test_the_stored_run_is_compared(tmp_path):
     page = compare_runs([STORED], tmp_path / "c.html", examples=2).read_text()
     parsed(page)

@@ -164,3 +164,15 @@ def test_an_end_is_no_start(text, right):
     ("In both swaps the left cup stays.", 2), ("One swap moves the outer cups; the next moves the left two.", None), ("The first two swaps leave the left cup.", None),
     ("At least two swaps happen.", None), ("There is a feint in which no cup changes place.", None)])
 def test_how_many_swaps_are_claimed(text, right): assert read_claims(text, GAME).swaps == right
+
+@pytest.mark.parametrize("text", ["The red ball starts on the left. Left and middle swap, then middle and right fail to swap.", "The red ball starts on the left. Left and middle swap, then middle and right refuse to swap.",
+                                  "The red ball starts anywhere but left. Left and middle swap. Middle and right swap.", "In the previous clip red starts left. Left and middle swap, then middle and right swap."])
+def test_what_is_denied_or_of_another_clip_does_not_suffice(text):
+    question = Question("where", Scene((), cups=Cups(("red", "blue", "green"), ("right", "left"))), "red")
+    fair = "The red ball starts on the left. Left and middle swap, then middle and right swap."
+    assert sufficient(fair, question).verdict == "sufficient" != sufficient(text, question).verdict
+
+@pytest.mark.parametrize("text", ["The red ball is in the middle. The cups never move.", "The red ball is in the middle. The cups do not swap."])
+def test_cups_that_never_move_are_no_swap(text):
+    idle, moved = (Question("where", Scene((), cups=Cups(("blue", "red", "green"), swaps)), "red") for swaps in ((), ("right", "left")))
+    assert sufficient(text, idle).verdict == "sufficient" and sufficient(text, moved).verdict == "contradicts"

@@ -133,3 +133,9 @@ def test_a_token_starts_more_kernels_where_matrices_are_unpacked():
     few, many, whole = (_kernels(plan("7b", slices=n, weights=kind)) for n, kind in ((8, "nf4"), (9, "nf4"), (9, "bf16")))
     assert (few, many, whole) == (28 * 102 + 37, 28 * (102 + 7) + 37, 28 * 106 + 37)
     assert plan("7b", "24gb", slices=7).seconds["sampling"] * 7 / 768 > few * 8e-6
+
+@pytest.mark.parametrize("words, why", [(["--price", "10"], "price: of which card"), (["--gpu", "24GB", "--tflops", "-5"], "tflops is -5: give a number above 0"),
+                                        (["--gpu", "24GB", "--price", "nan"], "price is nan"), (["--pixels", "100"], "pixels is 100; a visual token of qwen2_5_vl takes 784")])
+def test_a_plan_that_cannot_be_meant_is_refused(capsys, words, why):
+    from videop2r.tools.cli import main
+    assert main(["plan", "--model", "3b", *words]) == 1 and why in capsys.readouterr().err

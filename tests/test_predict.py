@@ -168,3 +168,14 @@ def test_a_difference_is_paired():
     found = differences(*(mark_all(Predictions(rows), ("ours",)) for rows in (a, b)), 500)[0]
     assert found["difference"] == pytest.approx(.05) and (found["better"], found["worse"]) == (5, 0)
     assert found["questions"][0] > 0 # unpaired, 5 points of a hundred would be nothing
+
+@pytest.mark.parametrize("given", [dict(adapter="/nonesuch/last"), dict(nf4=True), dict(adapter="a", nf4=True)])
+def test_what_a_server_loads_is_not_chosen_here(given):
+    from videop2r.tools.cli import _asked_model
+    names = dict(frames=8, pixels=None, limit=64, temperature=.01, top_p=.001, batch=8, seed=0)
+    with pytest.raises(ValueError, match="|".join(f"--{name}" for name in given) + ".*loaded by its server"):
+        _asked_model("openai:toy@http://127.0.0.1:9/v1", **{**dict(adapter=None, nf4=False), **given}, send="frames", workers=1, chat={}, settings=names)
+
+@pytest.mark.parametrize("given", [dict(batch=0), dict(frames=0), dict(temperature=-1.), dict(limit=0)])
+def test_a_decoding_that_cannot_be_is_refused(given):
+    with pytest.raises(ValueError, match=next(iter(given))): replace(HOW, **given)

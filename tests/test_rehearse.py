@@ -128,3 +128,8 @@ def test_the_reference_does_not_take_all_prompts_at_once():
     less = replace(shape_of("3b"), layers=4, v_layers=4)
     one, all_ = (counted(less, replace(PRESETS["12gb"], rl=replace(PRESETS["12gb"].rl, slices=3, micro=micro, rows=8)), ["a clip is seen", "the reference reads"])[-1]["GB"] for micro in (1, 3))
     assert 2 * one < all_
+
+def test_what_was_not_run_is_not_said_to_fit(capsys):
+    assert main(["rehearse", "--model", BASE, "--minutes", "0"]) == 2
+    said = capsys.readouterr().out
+    assert "What was run fits; give more --minutes" in said and "It fits" not in said

@@ -179,6 +179,15 @@ def test_leads_stand_over_what_sampling_told_before_rl():
     at = [ax.containers[0].lines[0].get_xydata().tolist() for ax in (left, right)]
     assert at == [[pytest.approx([40, 25])] * 2, [pytest.approx([30, 25])] * 2] and len(left.containers) == 1
 
+@pytest.mark.parametrize("words, why", [
+    (["--draw"], "holds no result of a cell"), (["--workers", "-1", "shipped/0/sft"], "workers: -1 is too low"), (["--seeds", "0", "--list"], "seeds: 0 is too low"),
+    (["--preset", "smok", "--workers", "0", "shipped/0/sft"], "unknown preset 'smok'; known: ")])
+def test_a_command_that_cannot_be_meant_is_refused_and_makes_nothing(tmp_path, capsys, words, why):
+    assert main(["reproduce", "--out", str(tmp_path / "out"), *words]) == 1 and why in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(["reproduce", "--out", str(tmp_path / "out"), "--hours", "0", "shipped/0/sft"]) == 0 # no time to begin one
+    assert {cell.seed for cell in every_cell(1)} == {0}
+
 def test_pictures_are_made_of_what_is_there(tmp_path):
     results = Results({Cell("shipped", 0, arm): result("0011" if arm == "grpo" else "0111") for arm in ("grpo", "pagrpo")})
     table, *pictures = results.draw(tmp_path)

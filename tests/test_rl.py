@@ -263,6 +263,39 @@ def test_adapters_are_plain_peft(tmp_path, given, model):
 def test_best_is_the_window_with_the_highest_reward():
     rows = [dict(reward_perception=p, reward_reasoning=1.) for p in (1, 1, 2, 2, 1.5, 1.5, 3, 3)]
     assert [is_best(rows[:n], 2) for n in (2, 3, 4, 6, 8)] == [True, False, True, False, True]
+    one = dict(reward_perception=1.9, reward_reasoning=1.9)
+    for lost in (dict(reward_perception=float("nan"), reward_reasoning=2.), dict(skipped="no group has a signal"), dict(one, reward_perception=float("nan"))):
+        rows = [one, one, lost, dict(reward_perception=.1, reward_reasoning=0.), lost, lost, dict(one, reward_perception=1.95), lost]
+        assert [is_best(rows[:n], 2) for n in (2, 4, 6, 8)] == [True, False, False, True]
+    alone = [dict(reward_reasoning=r) for r in (1., 2., 3., 2.)] # no judge was asked
+    assert [is_best(alone[:n], 1) for n in (1, 2, 3, 4)] == [True, True, True, False]
+
+def test_two_records_of_one_id_are_two_and_a_bad_one_costs_itself(given, model):
+    _, records, prompts, features = given
+    twins = [replace(r, problem_id="1") for r in records[:3]]
+    twins[0] = replace(twins[0], solution="<answer></answer>", answer="")
+    data = Loaded(twins, prompts[:3], features[:3], "lenient")
+    assert [r.problem_id for r in data.records] == ["1 (2)", "1 (3)"] and [bad["where"] for bad in data.bad] == ["1"]
+    assert len(data.prompts) == 2 and data.prompts[0] is prompts[1]
+
+def test_what_diverged_replaces_no_checkpoint_and_the_run_goes_on_at_a_lower_rate(tmp_path, given):
+    def spoil(step, row, rollout):
+        if step == 1:
+            with torch.no_grad(): next(p for n, p in model.model.named_parameters() if "lora_B.policy" in n).fill_(float("nan"))
+    model = fresh()
+    with pytest.raises(NotFinite, match="lower the learning rate"): train(given, model, tmp_path, steps=3, save_every=1, hook=spoil)
+    assert len(torch.load(tmp_path / "checkpoint.pt")["rows"]) == 1
+    assert len(train(given, fresh(), tmp_path, steps=3, save_every=1, lr=1e-5)) == 3
+    with pytest.raises(ValueError, match="settings differ: judge was oracle, now other"):
+        train(given, fresh(), tmp_path, steps=3, save_every=1, lr=1e-5, judge=replace(ORACLE, name="other"))
+
+def test_what_dropped_groups_cost_is_counted(given, model):
+    asked = []
+    def paid(record, text):
+        asked.append(record.problem_id)
+        return Verdict(True, "yes", 1.)
+    rows = train(given, model, judge=Judge(paid, "paid"), steps=1, refill=2)
+    assert rows[0]["asked"] == rows[0]["dollars"] == len(asked) > 0
 
 def test_rows_go_to_trackers_and_files_as_they_come(tmp_path, given, model):
     seen = []

@@ -401,3 +401,14 @@ def test_an_evaluation_asks_nothing_about_a_truth_that_cannot_be_read():
     with pytest.warns(UserWarning, match="left out: record '7': field `solution`"):
         rows = evaluate(policy, [bad, example_record(), bad, example_record()], [0, 1, 2, 3], Judge(lambda r, o: Verdict(True)), features="abcd", batch=1, traced=False)
     assert asked == [(1, "b"), (3, "d")] and [row["answer"] for row in rows] == [None, 1, None, 1] and all("a few" in rows[i]["left_out"] for i in (0, 2))
+
+@pytest.mark.parametrize("stated, truth, value", [("50%", "0.5", 1.), ("0.5", "50%", 1.), ("45%", "0.5", .9), ("50", "50%", 1.), ("50%", "50", 1.), ("5", "0", 0.), ("0", "0", 1.), ("many", "3", 0.)])
+def test_a_percent_sign_is_read_alike_by_every_score_of_a_number(stated, truth, value):
+    assert score("regression", stated, truth, how="lenient") == pytest.approx(value)
+    assert (mra(stated, truth, how="lenient") == 1.) == (value == 1.) == (score("numerical", stated, truth, how="lenient") == 1.)
+
+@pytest.mark.parametrize("text, value", [
+    ("two-thirds", 2 / 3), ("three-quarters", .75), ("one-half", .5), ("three-fourths", None), ("seven eighths", None), ("two fifths", None), ("two dozen", None), ("5 bn", None), ("5 k", None), ("5‰", None),
+    ("3\\pi", None), ("三点五", None), ("几十", None), ("\\boxed{3}\\boxed{5}", None), ("\\boxed{7}", 7), ("twenty-one", 21), ("5 km", 5), ("5 kg", 5), ("2 dozen", 24), ("五个", 5), ("5 million", 5e6)])
+def test_no_part_of_a_number_is_the_number(text, value):
+    assert number(text, "lenient") == (value if value is None else pytest.approx(value))

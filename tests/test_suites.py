@@ -226,6 +226,15 @@ def test_the_fixture_of_tempcompass_gives_four_numbers_and_both_means(tmp_path):
     judged = score_all(mark_all(Predictions(rows), ("official",), judge=lambda row: False), 50)
     assert {r["name"]: r["own"] for r in judged}["mean of tasks"] == .5
 
+@pytest.mark.parametrize("lost", [None, "", " "])
+def test_a_reply_or_a_verdict_that_is_lost_costs_itself(lost):
+    rows = [dict(benchmark="mmvu", id=str(i), kind="open", truth="a dog", options=[], video="", group={}, response="a cat") for i in range(4)]
+    silent = [rows[0], dict(rows[1], response=lost), *rows[2:]]
+    for some, judge in ((silent, lambda row: True), (rows, lambda row: None if row["id"] == "1" else True)):
+        found = mark_all(Predictions(some), ("official",), judge=judge)
+        assert [mark.score for mark in found.marks["official"]] == [1, 0 if some is silent else None, 1, 1]
+        assert .75 in {r["all"] for r in score_all(found, 50)}
+
 def test_unequal_tasks_mean_differently():
     rows = [dict(benchmark="tempcompass", id=f"{task}{i}", kind="yes or no", group=dict(task=task), options=[], truth="yes", video="", response="yes" if i < right else "no")
             for task, n, right in (("multi-choice", 1580, 1264), ("yes_no", 2453, 1472), ("caption_matching", 1503, 1052), ("captioning", 2004, 1002)) for i in range(n)]

@@ -149,7 +149,7 @@ def concluded(
     found = []
     for row in outcome.rows if rows is None else rows:
         record, trace = outcome.records.get(row["problem_id"]), parse(row["output"])
-        if record is None or not record.options or not trace.reasoning_ok: continue
+        if record is None or record.problem_type != "multiple choice" or not trace.reasoning_ok: continue
         letter = reader(record, trace.think)
         said = [record.problem_type, trace.answer, letter, record.options, "lenient"]
         told = dict(problem_id=row["problem_id"], letter=letter)

@@ -84,9 +84,11 @@ class Marks:
     faults: list = field(default_factory=list)
 
 def _asked(row, found, judge):
-    if found.why != JUDGE or judge is None or not row["response"]: return found
+    if found.why != JUDGE or judge is None: return found
+    if not (row["response"] or "").strip(): return Mark(None, 0.)
     yes = judge(row)
-    return found if yes is None else Mark(content_of(row["response"]), float(yes))
+    if yes is None: return Mark(None, None, "no verdict")
+    return Mark(content_of(row["response"]), float(yes))
 
 # %% ../nbs/4_evidence/5_benchmarks.ipynb #9a8ee0d9
 def mark_all(

@@ -34,7 +34,7 @@ def _last_option(think, options):
 
 def conclusion(think: str, record: Record) -> str|None:
     "The answer that a think segment ends on, or None (Table 6)."
-    if record.options: return _last_option(think, record.options)
+    if record.problem_type == "multiple choice": return _last_option(think, record.options)
     if record.problem_type in ("numerical", "regression"): return _last_number(think)
     return _last(_CAPITALS.findall(think)) if record.problem_type == "OCR" else None
 
@@ -139,6 +139,6 @@ def summarise(rows: list) -> dict:
 def by_kind(rows: list, measure: str = "answer") -> dict:
     "A measure's mean for each kind of question."
     kinds = sorted({row["kind"] for row in rows})
-    known = [row for row in rows if not row.get("left_out")]
-    of = {kind: [float(row[measure] or 0) for row in known if row["kind"] == kind] for kind in kinds}
+    known = [row for row in rows if row.get(measure) is not None]
+    of = {kind: [float(row[measure]) for row in known if row["kind"] == kind] for kind in kinds}
     return {kind: float(np.mean(values)) for kind, values in of.items() if values}

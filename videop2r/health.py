@@ -25,7 +25,7 @@ def _flat(last, before):
         share, now = (_mean(rows, f"zero_variance_{process}") for rows in (last, last[-1:]))
         everywhere = share >= .8
         reward = _mean(last if everywhere else last[-1:], f"reward_{process}")
-        what = f"all rewards of {process} are equal, at a mean reward of {reward:.2f}"
+        what = f"all rewards that {process} is credited with are equal; its own mean reward is {reward:.2f}"
         if everywhere: yield f"in {share:.0%} of groups {what}"
         elif now == 1: yield f"in every group of the last step {what}"
 
@@ -99,7 +99,7 @@ Symptom.known = { # kind -> (what looks for it, remedy)
         "Perception cannot be told from reasoning. Look at some responses; train SFT longer on the "
         "template, and raise the limit of tokens if responses are cut off."),
     "KL runs away": (_runaway,
-        "Lower the learning rate or raise beta, and go on from a checkpoint before the rise."),
+        "Go on with a lower learning rate, or begin anew with a higher beta: only the last checkpoint is kept."),
     "entropy collapses": (_collapse,
         "Responses of a group become one. Lower the rate, raise the temperature or clip_high."),
     "judge is silent": (_silent,
@@ -131,7 +131,8 @@ class Health:
     def of(cls, folder, window: int = 10):
         "Of a run's folder."
         rows, said = (_jsonl(Path(folder) / f"{name}.jsonl") for name in ("metrics", "findings"))
-        return cls(rows, window, said[-1]["findings"] if said else ())
+        now = rows[-1].get("step", len(rows) - 1) if rows else None
+        return cls(rows, window, next((each["findings"] for each in reversed(said) if each["step"] == now), ()))
 
     @property
     def findings(self) -> list:  # of `Symptom`

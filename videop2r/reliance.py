@@ -80,7 +80,8 @@ def reliance(
     "Answers and observations with the clip as it is and disturbed; `ValueError` for an image."
     still = [each.name for each in prompts if each.visual is None or each.visual.kind == "image"]
     if still: raise ValueError(f"record {still[0]!r} has no clip to disturb; give videos only")
-    found = {"as it is": evaluate(policy, records, prompts, judge, **settings)}
+    features = settings.pop("features", None) # of the clips as they are
+    found = {"as it is": evaluate(policy, records, prompts, judge, features, **settings)}
     for way in ways:
         made = list(Reliance.ways[way]([each.visual for each in prompts], records, policy.family, seed))
         at = [i for i, visual in enumerate(made) if visual is not None]
@@ -247,7 +248,8 @@ def by_length(
     words = np.array([n for n, _ in known])
     edges = np.unique(np.quantile(words, np.linspace(0, 1, bins + 1), method="lower"))
     found = []
-    for low, high in zip(edges, [*edges[1:], edges[-1] + 1]):
+    starts = edges[:-1] if len(edges) > 1 else edges
+    for low, high in zip(starts, [*starts[1:], edges[-1] + 1]):
         inside = [verdict for n, verdict in known if low <= n < high]
         if not inside: continue
         found.append(dict(low=int(low), high=int(high) - 1, **share_of(inside)))

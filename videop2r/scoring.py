@@ -54,14 +54,9 @@ def _numerical_faithful(prediction, truth, options):
     return float(round(stated, 2) == round(wanted, 2))
 
 def _numerical_lenient(prediction, truth, options):
-    wanted, found = _truth(truth, "lenient"), numeral(prediction)
-    if found is None: return 0.
-    stated, percent = found
-    if round(stated, 2) == round(wanted, 2): return 1.
-    readings, truth_percent = [(stated, wanted)], numeral(truth).percent
-    if percent and not truth_percent: readings.append((stated / 100, wanted))
-    if truth_percent and not percent: readings.append((stated, wanted / 100))
-    return float(any(math.isclose(*reading, rel_tol=1e-6) for reading in readings))
+    pairs = _readings(prediction, truth)
+    if any(round(stated, 2) == round(wanted, 2) for stated, wanted in pairs[:1]): return 1.
+    return float(any(math.isclose(*pair, rel_tol=1e-6) for pair in pairs))
 
 # %% ../nbs/1_method/3_scoring.ipynb #3c64e5c9
 def _regression_faithful(prediction, truth, options):
@@ -69,10 +64,21 @@ def _regression_faithful(prediction, truth, options):
     if stated is None: return 0.
     return 1 - min(1., (abs(stated - wanted) + 1e-9) / (abs(wanted) + 1e-9))
 
-def _regression_lenient(prediction, truth, options):
-    wanted, stated = _truth(truth, "lenient"), number(prediction, "lenient")
-    if stated is None or wanted == 0: return float(stated == wanted)
+def _readings(prediction, truth):
+    "(stated, wanted) as both stand, and with the percent sign of one of them reckoned; [] without a number."
+    wanted, found = _truth(truth, "lenient"), numeral(prediction)
+    if found is None: return []
+    pairs, truth_percent = [(found.value, wanted)], numeral(truth).percent
+    if found.percent and not truth_percent: pairs.append((found.value / 100, wanted))
+    if truth_percent and not found.percent: pairs.append((found.value, wanted / 100))
+    return pairs
+
+def _nearness(stated, wanted):
+    if wanted == 0: return float(stated == wanted)
     return 1 - min(1., abs(stated - wanted) / abs(wanted))
+
+def _regression_lenient(prediction, truth, options):
+    return max((_nearness(*pair) for pair in _readings(prediction, truth)), default=0.)
 
 # %% ../nbs/1_method/3_scoring.ipynb #3dfed608
 def _ocr(prediction, truth, options): return word_accuracy(prediction, truth)
@@ -173,5 +179,7 @@ def mra(
     "Mean relative accuracy, VSI-Bench's score of a number; `ValueError` for a truth that is none."
     wanted = _truth(truth, how)
     share = look_up(MRA, rule, "rule of mean relative accuracy")
-    stated = None if prediction is None else number(prediction, how)
+    if prediction is None: return 0.
+    if how == "lenient": return max((share(*pair) for pair in _readings(prediction, truth)), default=0.)
+    stated = number(prediction, how)
     return 0. if stated is None else share(stated, wanted)

@@ -16,9 +16,11 @@ from html import escape
 from itertools import zip_longest
 from operator import attrgetter
 from pathlib import Path
+from zlib import crc32
 from fastcore.basics import patch
 from .cot import parse, render
 from .data import Record, RecordError, write_jsonl
+from .engine.files import Journal
 from .engine.notation import lettered, shown
 from .engine.paint import beside_html
 from .engine.scenes import (
@@ -515,12 +517,17 @@ def make_records(
     kinds=tuple(KINDS),
     prefix: str = "w",  # start of ids and file names
 ):
-    "Yield `n` records, writing each one's clip under `root` unless it is there."
+    "Yield `n` records, writing each one's clip under `root` unless it is there; one of another scene is drawn anew."
+    made = Journal(Path(root) / "clips" / ".made.jsonl")
+    known = {row["path"]: row["scene"] for row in made.rows}
     for i in range(n):
         question = question_of(seed, i, world, kinds)
         name = f"{prefix}{seed}-{i:05d}"
         path = f"clips/{name}.{'png' if question.scene.still else 'mp4'}"
-        if not (Path(root) / path).exists(): save(question.scene, Path(root) / path)
+        scene = f"{crc32(repr(question.scene).encode()):08x}"
+        if not (Path(root) / path).exists() or known.get(path, scene) != scene:
+            save(question.scene, Path(root) / path)
+            made.add(dict(path=path, scene=scene))
         yield to_record(question, name, path)
 
 # %% ../nbs/2_seeing/1_world.ipynb #fe3b849c

@@ -46,8 +46,7 @@ def read_literal(text: str):
     try: return json.loads(text)
     except (ValueError, RecursionError): pass
     try: return ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as e:
-        raise ValueError(f"is neither JSON nor a literal of Python ({e})") from None
+    except (TypeError, SyntaxError, MemoryError, RecursionError) as e: raise ValueError(str(e)) from None
 
 def _labelled(table):
     "A list of label -> text, unless each text carries its label itself."

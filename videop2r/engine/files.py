@@ -160,6 +160,7 @@ def _is_row(text):
     try: return isinstance(json.loads(text), dict)
     except ValueError: return False
 
+# %% ../../nbs/engine/files.ipynb #journal01
 class Journal:
     "An append-only file of JSON lines, not touched until a row is added; `rows` holds what was there and what was added."
     def __init__(self,
@@ -188,20 +189,21 @@ class Journal:
             with open(self.path, "ab", buffering=0) as file: append(file, rows)
             self.rows += rows
 
-    def _end(self):
-        "Close a last line that has no end: a row that was written by hand, or what a kill left of one."
-        tail, self.tail = self.tail, b""
-        with open(self.path, "r+b") as file:
-            if file.seek(0, os.SEEK_END) != self.size: return # somebody else has done so
-            if _is_row(tail): file.write(b"\n")
-            else: file.truncate(self.size - len(tail))
+# %% ../../nbs/engine/files.ipynb #journal02
+@patch
+def _end(self: Journal):
+    "Close a last line that has no end: a row that was written by hand, or what a kill left of one."
+    tail, self.tail = self.tail, b""
+    with open(self.path, "r+b") as file:
+        if file.seek(0, os.SEEK_END) != self.size: return # somebody else has done so
+        if _is_row(tail): file.write(b"\n")
+        else: file.truncate(self.size - len(tail))
 
 # %% ../../nbs/engine/files.ipynb #8d3c1ee0
 @patch
 def reset(self: Journal, rows: list):
     "Hold these rows and no others."
     with self.guard:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as part: part.write_bytes(b"".join(map(_line, rows)))
         self.rows = list(rows)
 

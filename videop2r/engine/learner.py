@@ -6,10 +6,10 @@
 __all__ = ['Loaded', 'Media', 'Learner', 'is_best', 'Part', 'train_rl']
 
 # %% ../../nbs/engine/learner.ipynb #8bf9f74a
-import json, math, warnings
-from collections import deque
+import hashlib, json, math, re, warnings
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 import torch
 from einops import rearrange
@@ -34,9 +34,19 @@ from ..tokens import Example
 from ..update import Facts, NotFinite, Totals, added, backward, facts_of, totals
 
 # %% ../../nbs/engine/learner.ipynb #b58cbd26
+def _apart(records):
+    "Records of one id told apart by a number: one that is left out takes no other with it."
+    seen, found = Counter(), []
+    for record in records:
+        seen[record.problem_id] += 1
+        n = seen[record.problem_id]
+        found.append(record if n == 1 else replace(record, problem_id=f"{record.problem_id} ({n})"))
+    return found
+
 class Loaded:
     "Prompts that stand in memory."
     def __init__(self, records, prompts, features, how: str): # how answers are read
+        records = _apart(records)
         good, self.bad = sift(records, how)
         self.records = [records[i] for i in good]
         self.prompts, self.features = [prompts[i] for i in good], [features[i] for i in good]
@@ -62,6 +72,7 @@ class Media:
 
     def __post_init__(self):
         self.thread = ThreadPoolExecutor(1)
+        self.records = _apart(self.records)
         good, self.bad = sift(self.records, self.how)
         self.records = [record for record in map(self.records.__getitem__, good) if self._there(record)]
 
@@ -123,7 +134,7 @@ class Learner:
     engine: Engine = None # a server that samples; the policy itself unless given
 
     free = ( # settings that may be others when a run goes on
-        "steps", "save_every", "slices", "micro", "rows", "recompute", "attention", "workers", "patience",
+        "steps", "lr", "save_every", "slices", "micro", "rows", "recompute", "attention", "workers", "patience",
         "max_drift", "give_up", "trackers")
 
     def __post_init__(self):
@@ -144,8 +155,18 @@ def facts(self: Learner) -> dict:
     "Everything that the result depends on."
     names = digest([record.problem_id for record in self.data.records])[:12]
     about = getattr(self.data, "about", {})
-    sampler = dict(rollouts="a server") if self.engine else {}
-    return asdict(self.settings) | about | sampler | dict(records=names) | base_of(self.policy.model)
+    judge = re.sub(r" at https?://[^\s,]+", "", self.judge.name) # a server may move
+    about = about | dict(judge=judge, evidence=self.judge.evidence, reference_is=self._reference)
+    if self.engine: about["rollouts"] = "a server"
+    return asdict(self.settings) | about | dict(records=names) | base_of(self.policy.model)
+
+@patch(as_prop=True)
+def _reference(self: Learner) -> str:
+    "A hash of the adapter that KL holds the policy to; 'base' where that is none."
+    inner, found = f".{self.settings.reference}.", hashlib.sha256()
+    params = [param for name, param in self.policy.model.named_parameters() if inner in name]
+    for param in params: found.update(param.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return found.hexdigest()[:8] if params else "base"
 
 @patch(as_prop=True)
 def rows(self: Learner) -> list: return self.folder.rows
@@ -183,15 +204,19 @@ def card(self: Learner, place) -> str: # 'last' or 'best'
 
 def is_best(rows: list, n: int) -> bool:
     "Whether the last n rows earned more than any n between two checkpoints before."
-    names = [f"reward_{process}" for process in PROCESSES]
-    def worth(part): return sum(row.get(name, math.nan) for row in part for name in names) / len(part)
-    before = [worth(rows[i:i + n]) for i in range(0, len(rows) - n, n)]
-    return len(rows) % n == 0 and all(not worth(rows[-n:]) <= earlier for earlier in before)
+    rewards = [[row.get(f"reward_{process}", math.nan) for row in rows] for process in PROCESSES]
+    rewards = [row for row in zip(*(each for each in rewards if any(map(math.isfinite, each))))]
+    def worth(part): # of the steps whose rewards are known
+        known = [sum(row) for row in part if math.isfinite(sum(row))]
+        return sum(known) / len(known) if known else -math.inf
+    before = [worth(rewards[i:i + n]) for i in range(0, len(rows) - n, n)]
+    return len(rows) % n == 0 and all(worth(rewards[-n:]) > earlier for earlier in before)
 
 @patch
 def save(self: Learner):
-    "Write a checkpoint, unless an interruption fell between an update and its row."
+    "Write a checkpoint, unless an interruption fell between an update and its row, or weights are not finite."
     if not (self.whole and self.rows): return
+    if not all(param.isfinite().all() for param in self.params): return
     best = is_best(self.rows, self.settings.save_every)
     self.folder.save(self.policy.model, self.optimizer, best)
 
@@ -249,6 +274,7 @@ def _sampled(self: Learner, step, records, prompts, features, places):
         raise Unserved(f"step {step}: {e}; finished steps are kept: run the same command again to go on") from None
     except RuntimeError as e:
         if "probability tensor" not in str(e): raise
+        self.whole = False # what diverged replaces no checkpoint
         remedy = f"lower the learning rate ({settings.lr}) and go on from the last checkpoint"
         raise NotFinite(f"step {step}: the policy's probabilities are not finite; {remedy}") from e
 
@@ -260,6 +286,7 @@ class Part:
     prompts: list = ()
     features: list = ()
     dropped: int = 0     # groups without a signal, over all machines
+    spent: dict = field(default_factory=dict) # on this machine's: asked, missing_verdicts, dollars
 
 def _kept(rollout, refill):
     "Groups that teach something, or all of them."
@@ -267,6 +294,13 @@ def _kept(rollout, refill):
     if not refill: return list(range(len(rollout.records)))
     groups = rearrange(rollout.credited, "(p g) k -> p g k", g=rollout.g)
     return informative(groups).nonzero()[:, 0].tolist()
+
+def _spent(rollout, keep):
+    "What judging the groups that are dropped has cost."
+    gone = sorted(set(range(len(rollout.records))) - set(keep)) if rollout else []
+    if not gone: return {}
+    row = facts_of(take(rollout, gone)).row()
+    return {name: row[name] for name in ("asked", "missing_verdicts", "dollars")}
 
 # %% ../../nbs/engine/learner.ipynb #508ad363
 @patch
@@ -276,6 +310,7 @@ def rounds(self: Learner, step) -> Part:
     while rounds < 1 + self.settings.refill:
         rollout, prompts, features = self._collect(step, self.settings.prompts - kept)
         keep = _kept(rollout, self.settings.refill)
+        part.spent = added([part.spent, _spent(rollout, keep)])
         if keep: rollouts.append(take(rollout, keep))
         part.prompts += [prompts[i] for i in keep]
         part.features += [features[i] for i in keep]
@@ -350,6 +385,7 @@ def step(self: Learner, step: int):  # (row, Rollout: this machine's part, None 
     spent = (part.rollout.seconds if part.rollout else {}) | seconds
     row = dict(step=step, **told, **metrics)
     row.update({f"seconds_{name}": each for name, each in spent.items()})
+    row.update({name: row.get(name, 0) + n for name, n in added(self.team.gather([part.spent])).items()})
     row.update(drawn=self.drawn, dropped=part.dropped, quarantined=len(self.folder.bad))
     row.update(memory_gb=peak_gb(self.team.device), **self._gap(part.rollout, of))
     if fault: row["skipped"] = fault

@@ -57,6 +57,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\
 def _unmarked(text):
     if not _SIGNS.search(text): return text
     boxes = {box.strip() for box in _BOX.findall(text)}
+    if len(boxes) > 1: text = _BOX.sub(lambda box: f" {box[0]} ", text) # two in a row are not one number
     text = html.unescape(boxes.pop() if len(boxes) == 1 else text)
     for _ in range(4):
         before = text

@@ -110,11 +110,13 @@ _BOUND = re.compile(
     r"|[π*×] ?[/^]? ?|\b(?:half|twice|double)(?: of)?(?: an?)? ?"
     r"|\b(?:(?:more|less|fewer|greater|higher|lower|larger|smaller) than"
     r"|at (?:least|most)|over|under|above|below|beyond|up to|not|never|isn't|aren't|neither|either"
-    r"|between)|超过|大于|小于|少于|多于|不到|至少|至多|最多|最少|不是)"
+    r"|between)|超过|大于|小于|少于|多于|不到|至少|至多|最多|最少|不是|[点點几幾])"
     r"(?: or equal to| about)? ?[$€£¥₹₩]?$", re.I)
 _BOUND_AFTER = re.compile(
     rf" ?{_COUNTED}?(?:\+(?! ?\d)|or\b|and an? (?:half|third|quarter|bit)|分之|分の| ?[π×*√]"
-    r"|以上|以下|이상|이하|±|oder\b)")
+    r"|以上|以下|이상|이하|±|oder\b"
+    r"|[ -](?:half|halves|(?:third|quarter|fourth|(?:fif|six|seven|eigh|nin|ten|twelf|hundred|thousand)th)s?)\b"
+    r"| dozens?\b| ?(?:[kKMB]|bn|mn|mio)\b|‰| ?\\pi)")
 _BOTH = re.compile(r" ?(?:-|~|to|or|or about|oder|ou|или|或|到|至|または|か|에서) ?")
 _FIRM = re.compile(
     r"(?:\b(?:is|are|was|were|only|just|exactly|be|has|have|see|count|total of)|[:=]|是|有|共)[ :]*$")
@@ -173,7 +175,7 @@ _SECOND = re.compile(r"\b(?:no|not|wait|actually|or|rather)\b|不", re.I)
 
 def _only(text):
     "The one number of a text that was read, in digits, words or both."
-    if (word := normal(text)) in _ALONE: return Numeral(_ALONE[word])
+    if (word := normal(text).replace("-", " ")) in _ALONE: return Numeral(_ALONE[word])
     items = _items(text)
     digits = [numeral for numeral, words in items if not words]
     found = digits or [numeral for numeral, _ in items]

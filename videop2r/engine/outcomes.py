@@ -138,9 +138,10 @@ def _row_of(record, line):
     none = dict(told, output=text or "", **dict.fromkeys(MEASURES))
     if text is None: return dict(none, left_out=line.get("failed") or "no response")
     trace = parse(text)
-    try: right = score_record(record, trace.answer or text, "lenient")
+    try:
+        right = score_record(record, trace.answer or text, "lenient")
+        differs = mismatch(trace.think, trace.answer, record) if trace.reasoning_ok else None
     except (ValueError, KeyError) as e: return dict(none, left_out=str(e))
-    differs = mismatch(trace.think, trace.answer, record) if trace.reasoning_ok else None
     return dict(none, answer=right, exact=float(right == 1), format=trace.ok, mismatch=differs)
 
 # %% ../../nbs/engine/outcomes.ipynb #8e02ee96

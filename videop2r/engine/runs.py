@@ -197,21 +197,24 @@ def digest(*parts) -> str: # 32 hexadecimal digits
     text = json.dumps(parts, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
-def _ends(path, n=1 << 16):
+def _parts(path, n=1 << 16, blocks=256):
+    "Name, size, both ends and blocks from all over: an adapter that is merged may leave both ends as they are."
     size = path.stat().st_size
+    ends = {0, max(0, size - n)}
     with open(path, "rb") as file:
-        head = file.read(n)
-        file.seek(max(0, size - n))
-        return path.name, size, head.hex(), file.read().hex()
+        def part(at):
+            file.seek(at)
+            return file.read(n if at in ends else 1 << 12).hex()
+        return path.name, size, *map(part, sorted(ends.union(size * i // blocks for i in range(blocks))))
 
 # %% ../../nbs/engine/runs.ipynb #68dfe220
 def fingerprint(
     folder, # of a checkpoint or an adapter, or a hub name
 ) -> str:   # the name and eight hexadecimal digits
-    "A checkpoint's name: from its config, and the size and both ends of each file of weights; the hub's commit."
+    "A checkpoint's name: from its config, and the size and parts of each file of weights; the hub's commit."
     if not Path(folder).is_dir(): return f"{source_of(folder)[0]} {commit_of(folder)[:8]}".strip()
     folder = Path(folder)
-    weights = [_ends(path) for path in sorted(folder.glob("*.safetensors"))]
+    weights = [_parts(path) for path in sorted(folder.glob("*.safetensors"))]
     config = folder / "config.json" # an adapter has none: its own names the place of its base
     told = config.read_text(encoding="utf-8") if config.exists() else ""
     return f"{folder.resolve().name} {digest(told, *weights)[:8]}"

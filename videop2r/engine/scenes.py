@@ -7,7 +7,7 @@ __all__ = ['COLOURS', 'SHAPES', 'WAYS', 'WORDS', 'CELL', 'FPS', 'PLACES', 'LETTE
            'World', 'make_scene', 'make_cups', 'draw_frames', 'moving', 'save']
 
 # %% ../../nbs/engine/scenes.ipynb #58b0073c
-import random
+import os, random
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
@@ -402,7 +402,7 @@ def moving(frames, scale=2, alt="a clip of the world, moving") -> str:
 # %% ../../nbs/engine/scenes.ipynb #a5cb2b96
 def _encode(frames, path, crf):
     options = dict(crf=str(crf), preset="ultrafast", g="8", threads="1")
-    with av.open(str(path), "w") as out:
+    with av.open(str(path), "w", format="mp4") as out:
         stream = out.add_stream("libx264", rate=Fraction(FPS), options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -414,10 +414,13 @@ def save(
     path,           # .mp4 for a clip, .png for a still; parents are made
     crf: int = 18,  # x264's quality: lower is finer
 ) -> Path:
-    "Draw and encode a scene."
+    "Draw and encode a scene, whole or not at all."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    frames = draw_frames(scene)
-    if scene.still: Image.fromarray(frames[0]).save(path)
-    else: _encode(frames, path, crf)
+    frames, part = draw_frames(scene), path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        if scene.still: Image.fromarray(frames[0]).save(part, format="png")
+        else: _encode(frames, part, crf)
+        part.replace(path)
+    finally: part.unlink(missing_ok=True)
     return path

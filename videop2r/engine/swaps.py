@@ -22,6 +22,8 @@ _DOUBT = (
     ("?", r"(?:said|reported|believed|thought|claimed) to|suppos\w+|must (?:have|be)|should|almost|nearly"),
     ("?", r"possibl[ey]|wrong|false|untrue|mistaken|incorrect|at least|seem\w*|appears? to|looks? like"),
     ("?", r"(?:near|close to|next to)(?= the (?:left|right|mid|cent))|another (?:clip|video|game)"),
+    ("?", r"(?:previous|last|other|earlier) (?:clip|video|game)|(?:fail|refus|declin|forg[eo]t|omit)\w* to"),
+    ("?", r"any(?:where| place| cup) (?:but|except|other than)"),
 )
 _IDLE = (
     (" ", r"(?:with )?each other|one another|one after (?:the other|another)|(?:and )?vice versa|in which"),
@@ -71,7 +73,7 @@ _WHO = (
     ("a", r"they"), ("h", r"(?:this|that) (?:cup|one)|which|it"),
     ("i", rf"(?<!t )(?<!r )(?<!hand )two (?:of (?:the )?)?(?:\w+ )?cups{_CROSS}"
           r"|some (?:of (?:the )?)?(?:cups|swapp\w+|shuffl\w+)"),
-    ("P", r"two(?: of)?(?: the)?|pair(?: of)?|cups|both"),
+    ("P", r"two(?: of)?(?: the)?|pair(?: of)?|cups(?! (?:do not|don't|never) (?:move|swap|change))|both"),
 )
 
 # %% ../../nbs/engine/swaps.ipynb #61501698

@@ -204,8 +204,9 @@ def start(self: Tuner, resume=False):
     if state := self.folder.restore(self.model, self.optimizer, resume):
         if len(state["rng"]) == self.team.size: set_rng(state["rng"][self.team.rank]) # or those of the start
         self.best = state["best"]
-    door = getattr(self.examples, "bad", {})
-    self.folder.leave_out([dict(where=name, reason=why) for name, why in door.items()])
+    for data in (self.examples, self.validation):
+        door = getattr(data, "bad", {})
+        self.folder.leave_out([dict(where=name, reason=why) for name, why in door.items()])
 
 @patch
 def save(self: Tuner, is_best=False):

@@ -20,6 +20,7 @@ from ..engine.files import claimed, read_json, write_json, write_text
 from ..engine.outcomes import arm_of, outcomes
 from ..engine.paint import ARMS, png_uri
 from ..engine.reading import to_prompts
+from ..engine.runs import check_same, fingerprint
 from ..evaluate import summarise
 from ..examination import Answerer, Examination, examination_picture, examine, observations_of
 from ..judge import ORACLE, Verdict, Judge
@@ -61,6 +62,8 @@ def read(
     "`ValueError` says what the folder lacks."
     folder, home = Path(run), samples(samples_dir)
     found = outcomes(folder)
+    made = ((read_json(folder / "settings.json", {}) or {}).get("settings") or {}).get("base")
+    if made: check_same(folder, dict(base=made), dict(base=fingerprint(home / "base")), remedy="Give the samples that it was made with, as --samples")
     arms = [each.arm for each in found if each.rows and each.arm != "base"]
     if not arms:
         remedy = "run the same command again to finish the demo"
@@ -135,9 +138,9 @@ def write(cls: Studied,
 
 def _opened(study, kept):
     "Prompts of the questions, which must be those that the folder was begun with."
-    asked = [record.problem_id for record in study.records]
+    asked = dict(questions=[record.problem_id for record in study.records], arms=list(study.models))
     if read_json(kept / "asked.json", asked) != asked:
-        raise ValueError(f"{kept}: was begun with other questions; remove it, or ask for as many again")
+        raise ValueError(f"{kept}: was begun with other questions or arms; remove it, or ask for as many again")
     write_json(kept / "asked.json", asked)
     prompts, study.records, bad = to_prompts(study.base.coder, study.records, study.folder, SHORT, _FRAMES)
     for each in bad: print(f"left out: {each['where']}: {each['reason']}")

@@ -99,9 +99,8 @@ def _report(
     dir: str, # folder of the run
 ):
     "Draw report.html again from a run's report.json"
-    from pathlib import Path
-    from videop2r.tools.report import write_report
-    _say(write_report(loads((Path(dir) / "report.json").read_text(encoding="utf-8")), dir))
+    from videop2r.tools.report import Report, write_report
+    _say(write_report(Report.load(dir), dir))
 
 # %% ../../nbs/tools/cli.ipynb #5ae3fe11
 @command()
@@ -151,6 +150,17 @@ def _reproduce(
     _say(f"results: {place}; tables and picture: videop2r reproduce --draw --out {out}")
     return 1 if failed else 0
 
+# %% ../../nbs/tools/cli.ipynb #cardof01
+def _card(gpu, **own):
+    "The card of a name, with figures of one's own."
+    from dataclasses import replace
+    from videop2r.tools.plan import gpu_of
+    own = {name: value for name, value in own.items() if value is not None}
+    if own and not gpu: raise ValueError(f"{', '.join(own)}: of which card? give --gpu too")
+    bad = [name for name, value in own.items() if not (0 < value < inf or name == "price" and value == 0)]
+    if bad: raise ValueError(f"{', '.join(f'{name} is {own[name]:g}' for name in bad)}: give a number above 0")
+    return gpu and replace(gpu_of(gpu), **own)
+
 # %% ../../nbs/tools/cli.ipynb #9cbfdb30
 @command()
 def _plan(
@@ -171,10 +181,8 @@ def _plan(
     json: bool = False,    # print JSON
 ):
     "Does it fit, how long, what would it cost: from a config; exit code 2 where it does not fit"
-    from dataclasses import replace
-    from videop2r.tools.plan import gpu_of, plan as planned
-    own = dict(tflops=tflops, price=price)
-    card = gpu and replace(gpu_of(gpu), **{k: v for k, v in own.items() if v})
+    from videop2r.tools.plan import plan as planned
+    card = _card(gpu, tflops=tflops, price=price)
     given = dict(frames=frames, pixels=pixels, group=group, completion=completion, weights=weights)
     given.update(rank=rank, slices=slices, micro=micro, rows=rows, recompute=recompute)
     found = planned(model, card, **{k: v for k, v in given.items() if v is not None})
@@ -559,13 +567,17 @@ _DECODING = Fields("videop2r.tools.predict", "Decoding", "frames pixels limit te
 _SETS = ("vsi-bench", "video-mmmu", "mmvu", "vcr-bench", "mvbench", "tempcompass", "video-mme", "records")
 _ASKED = Fields(*_CHAT, "effort headers extra", True, about="of a model behind a server: ")
 
+# %% ../../nbs/tools/cli.ipynb #askedm01
 def _asked_model(word, adapter, nf4, send, workers, chat, settings):
     "The model of a word, and how it is asked."
     from videop2r.tools.predict import AtServer, Decoding, Local
     how = Decoding(**{name: settings[name] for name in _DECODING.names.split()})
     from videop2r.engine.remote import is_remote
-    if is_remote(word): return AtServer(word, how, send, workers, **chat)
-    return Local(word, how, adapter, nf4)
+    if not is_remote(word): return Local(word, how, adapter, nf4)
+    own = [name for name, given in (("--adapter", adapter), ("--nf4", nf4)) if given]
+    if not own: return AtServer(word, how, send, workers, **chat)
+    what = f"{' and '.join(own)}: of a checkpoint here, and {word} is loaded by its server"
+    raise ValueError(f"{what}; name what is served there in --model, or leave it out")
 
 # %% ../../nbs/tools/cli.ipynb #9129cc00
 @command(_DECODING, _ASKED)

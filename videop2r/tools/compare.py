@@ -325,13 +325,13 @@ def compare_runs(
     against: str = None, examples: int = 12, # as in `Pair.page`
 ) -> Path:
     "Read the runs, write the page; runs of one name are told apart by their parent."
-    found, seen = [], {}
+    found, taken = [], {}
     for path in map(Path, runs):
-        parts = outcomes(path)
-        name = parts[0].run
-        if name in seen and seen[name] != path.resolve():
-            for each in parts: each.run = f"{path.resolve().parent.name}/{each.run}"
-        seen.setdefault(name, path.resolve())
+        parts, place = outcomes(path), path.resolve()
+        name, above = parts[0].run, place.parent
+        while taken.get(name, place) != place: name, above = f"{above.name}/{name}", above.parent
+        taken[name] = place
+        for each in parts: each.run = name
         found += parts
     write_text(out, Pair.page(found, against, examples))
     return Path(out)

@@ -151,7 +151,8 @@ def monitor(
     def look():
         for name, found in _runs(folder).items(): followers.setdefault(name, found)
         new = [follower.read() for follower in list(followers.values())]
-        done = bool(followers) and all(map(_done, followers.values()))
+        alone = set(followers) == {Path(folder).name} # of several, more may come until there is a report
+        done = all(map(_done, followers.values())) and (alone or (Path(folder) / "report.json").exists())
         if any(new) or not view.value: view.value = _page(followers, time.time())
         if done: button.disabled = True
         return done or view.comm is None

@@ -29,7 +29,8 @@ from ..engine.store import Ledger, Shard, identity
 from ..judge import Judge, Verdict
 from ..model import Policy
 from .. import sampling # gives `Policy` its `sample`
-from ..scoring import score_record
+from ..scoring import RULES, look_up, score_record
+from ..sft import check_numbers
 from ..traces import Outcome, Steps, check, gist, judged, replies, with_trace
 from ..video import resize, smart_resize, uniform
 from ..engine.media import reader_of, sampler_key
@@ -49,6 +50,8 @@ class LocalTeacher:
     batch: int = 16          # prompts at a time
 
     price = (0., 0.)         # dollars for a million tokens read, and written
+
+    def __post_init__(self): check_numbers(self, "frames pixels limit batch", "", "temperature")
 
     @classmethod
     def load(cls, folder, nf4: bool = False, attention: str = None, **kw):
@@ -204,6 +207,10 @@ class _Pipeline:
     max_failures: float = .5        # share of the last hundred
     quarantine: list = field(default_factory=list) # dicts; with a key, where the record passed the door
 
+    def __post_init__(self):
+        look_up(RULES, self.how, "how")
+        if not 0 <= self.threshold <= 1: raise ValueError(f"threshold is {self.threshold}; give a number from 0 to 1")
+
     @property
     def settings(self):
         from videop2r import __version__
@@ -281,6 +288,7 @@ def settled(self: _Pipeline, traces, key) -> bool:
     row = traces.get(key, {})
     return _is_cut(row.get("reason", "")) and row.get("limit", 0) >= self.teacher.limit
 
+# %% ../../nbs/tools/pipeline.ipynb #write001
 @patch
 def write(self: _Run):
     "Step 1. Yield the keys that were seen to, those of earlier runs first."
@@ -328,6 +336,7 @@ def verify(self: _Run, key) -> dict: # what was tried -> how it failed; empty fo
     verdicts.add([_verdict_row(name, outcome.record, verdict)])
     return dict(tried, judge=verdict.reason if verdict.yes is None else "")
 
+# %% ../../nbs/tools/pipeline.ipynb #work0001
 @patch
 def work(self: _Run, bar):
     "All three steps for all jobs, writing and judging side by side."
@@ -480,6 +489,7 @@ def _measure(self: Forecast, ledger, limit):
 
 def _cost(read, written, price): return (read * price[0] + written * price[1]) / 1e6
 
+# %% ../../nbs/tools/pipeline.ipynb #told0001
 @patch
 def told(self: _Pipeline, ledger, key, record) -> bool:
     "Whether a job's verdict is at hand for good."

@@ -593,7 +593,9 @@ def plan(
     folder = not config and not isinstance(model, Shape) and Path(model).is_dir()
     family = family_of(model) if config or folder else FAMILIES[shape.model_type]
     card = gpu if gpu is None or isinstance(gpu, Gpu) else gpu_of(gpu)
-    return Plan(shape, Settings(**settings), family, card)
+    found, least = Plan(shape, Settings(**settings), family, card), (family.patch * family.merge) ** 2
+    if found.settings.pixels >= least: return found
+    raise ValueError(f"pixels is {found.settings.pixels}; a visual token of {shape.model_type} takes {least}, so give at least that")
 
 # %% ../../nbs/tools/plan.ipynb #f2019997
 def _time_table(plan):

@@ -26,6 +26,7 @@ from ..engine.suites import (
     Suite, SuiteReader, Within, check_media, read_suite, suite_prompt)
 from ..model import Policy
 from .. import sampling # gives `Policy` its `sample`
+from ..sft import check_numbers
 from ..tokens import encode
 from .corpus import shares
 from .pipeline import ChatTeacher
@@ -79,6 +80,8 @@ class Decoding:
     top_p: float = .001          # nucleus
     batch: int = 8               # prompts at a time
     seed: int = 0                # of each question's own generator
+
+    def __post_init__(self): check_numbers(self, "frames pixels limit batch", "", "temperature top_p")
 
 def _named(record, benchmark):
     "What a prediction says of its question."

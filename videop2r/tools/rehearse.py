@@ -479,12 +479,13 @@ class Rehearsal:
     skipped: list = field(default_factory=list) # stages for which there was no time
 
     @property
-    def fits(self) -> bool:
+    def fits(self) -> bool | None: # None: stages were left out, and the others fit
         def over(row): return "does not fit" in row.note or self.limit and (row.gb or 0) > self.limit
-        return not any(over(row) for row in self.rows if row.stage != Peer.stage)
+        if any(over(row) for row in self.rows if row.stage != Peer.stage): return False
+        return None if set(self.skipped) - {Peer.stage} else True
 
     @property
-    def good(self) -> bool: return self.fits and all(holds for *_, holds in self.equal)
+    def good(self) -> bool: return self.fits is True and all(holds for *_, holds in self.equal)
 
     def to_dict(self) -> dict: return dict(asdict(self), fits=self.fits, good=self.good)
 
@@ -503,7 +504,8 @@ def _repr_markdown_(self: Rehearsal):
     told.append(markdown_table(head, same, right=(1, 2)))
     if self.skipped: told.append(f"No time was left for: {', '.join(self.skipped)}.")
     room = f" in {self.limit:.1f} GB" if self.limit else ""
-    return "\n\n".join([*told, f"It {'fits' if self.fits else 'does **not** fit'}{room}."])
+    said = {True: "It fits", False: "It does **not** fit", None: "What was run fits; give more --minutes to know of the rest"}
+    return "\n\n".join([*told, f"{said[self.fits]}{room}."])
 
 # %% ../../nbs/tools/rehearse.ipynb #aa000024
 def _preset_for(card):

@@ -551,7 +551,9 @@ def load(cls: Report, out): # a run's directory
     if not path.exists():
         remedy = 'give the --out directory of a finished demo'
         raise FileNotFoundError(f'{path}: no report there; {remedy}')
-    return cls(read_json(path))
+    found = read_json(path)
+    if isinstance(found, dict): return cls(found)
+    raise ValueError(f'{path}: is no report; run the demo again, which takes minutes where its stages are there')
 
 # %% ../../nbs/tools/report.ipynb #f180a44a
 def _difference(found):

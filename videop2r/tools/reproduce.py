@@ -26,9 +26,9 @@ from ..judge import ORACLE, Judge, Verdict
 from ..model import load_adapter
 from ..rewards import PROCESSES
 from ..room import events
-from ..scoring import score_record
+from ..scoring import look_up, score_record
 from .demo import (
-    Run, demo_records, tune, tune_on, policy_of, prompts_of, teach, traces_of, train_arm)
+    Run, Sizes, demo_records, tune, tune_on, policy_of, prompts_of, teach, traces_of, train_arm)
 from .launch import prompt_of
 from ..world import SHIPPED, samples
 
@@ -137,7 +137,9 @@ def every_cell(
     others: int = 2, # of the further arms and of the sweep
 ) -> list:          # Cells, the most wanted first
     "Every cell of the study."
+    if seeds < 1: raise ValueError(f"seeds: {seeds} is too low a number; give at least 1")
     arms = [Cell("shipped", seed, arm) for seed in range(seeds) for arm in _TABLE]
+    others = min(others, seeds)
     further = [Cell("shipped", seed, arm) for seed in range(others) for arm in _PLANNED if arm not in _TABLE]
     sweep = [Cell(point, seed, arm) for seed in range(others) for point in Cell.worlds
              if point != "shipped" for arm in ("sft", "grpo", "pagrpo")]
@@ -175,6 +177,7 @@ def asks(self: Arm, base) -> Judge: # base: () -> Policy, beside the one that is
 @patch
 def run(self: Cell, out, preset: str, samples_dir) -> Run:
     "The demo run whose traces and SFT adapter the cells of one world and seed share."
+    look_up(Sizes.known, preset, "preset")
     place = Path(out) / self.point / f"seed{self.seed}"
     (place / "stages").mkdir(parents=True, exist_ok=True)
     world = None if self.point == "shipped" else Cell.worlds[self.point] # None: the demo's own
@@ -333,14 +336,17 @@ def _check_kept(out, preset, samples_dir):
         told = _read_result(path)
         check_same(path, {name: told.get(name, value) for name, value in asked.items()}, asked)
 
+# %% ../../nbs/tools/reproduce.ipynb #runcells1
 def run_cells(
     cells: list, out, preset: str = "default", samples=None,
     workers: int = 2,     # processes, a thread each
     hours: float = None,  # after which no cell is begun
 ) -> list:                # cells that failed
     "Run the cells whose results are not there; `ValueError` where some are, of another preset or base."
+    if workers < 1: raise ValueError(f"workers: {workers} is too low a number; give at least 1")
+    look_up(Sizes.known, preset, "preset")
     _check_kept(out, preset, samples)
-    end = time.time() + 3600 * (hours or float("inf"))
+    end = time.time() + 3600 * (float("inf") if hours is None else hours)
     left = [cell for cell in _sft_first(cells) if not cell.result(out).exists()]
     work = _Work(left)
     with tqdm(total=len(left), desc="cells") as bar:
@@ -440,7 +446,8 @@ Results.claims = ( # the paper's, as hypotheses
     Hypothesis("SFT before RL", "rl_only", "pagrpo", paper=2.7),
     Hypothesis("PA-GRPO beats GRPO, which has no R_P", "grpo", "pagrpo", paper=2.3),
     Hypothesis("PA-GRPO beats GRPO on observations", "grpo", "pagrpo", "sufficient"),
-    Hypothesis("R_R is needed", "no_reasoning", "pagrpo", paper=3.4),
+    Hypothesis("R_R is needed: R_P on all tokens", "no_reasoning", "pagrpo", paper=3.4),
+    Hypothesis("R_R is needed: R_P on the observation alone", "no_reasoning_idle", "pagrpo", paper=3.4),
     Hypothesis("R_len helps", "no_length", "pagrpo", paper=1.),
     Hypothesis("separation helps", "no_separation", "pagrpo", paper=1.3),
     Hypothesis("separation helps observations", "no_separation", "pagrpo", "sufficient"),
@@ -652,6 +659,7 @@ def dynamics(self: Results, point: str = "shipped"): # a figure of matplotlib
 def draw(self: Results, out) -> list: # paths
     "Write `verdicts.md` and three pictures from kept results."
     from videop2r.engine.files import replacing
+    if not self: raise ValueError(f"{out}: holds no result of a cell; give the --out of a study")
     out, hours = Path(out), sum(told["seconds"] for told in self.values()) / 3600
     said = f"{len(self)} cells, {hours:.1f} hours of one core or less."
     parts = ["# Verdicts", said, self.verdicts(), "## Arms", self.arms(), "## Beside PA-GRPO", self.beside()]
