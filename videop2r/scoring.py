@@ -53,6 +53,15 @@ def _numerical_faithful(prediction, truth, options):
     if stated is None or _marked(prediction) != _marked(truth): return 0.
     return float(round(stated, 2) == round(wanted, 2))
 
+def _readings(prediction, truth):
+    "(stated, wanted) as both stand, and with the percent sign of one of them reckoned; [] without a number."
+    wanted, found = _truth(truth, "lenient"), numeral(prediction)
+    if found is None: return []
+    pairs, truth_percent = [(found.value, wanted)], numeral(truth).percent
+    if found.percent and not truth_percent: pairs.append((found.value / 100, wanted))
+    if truth_percent and not found.percent: pairs.append((found.value, wanted / 100))
+    return pairs
+
 def _numerical_lenient(prediction, truth, options):
     pairs = _readings(prediction, truth)
     if any(round(stated, 2) == round(wanted, 2) for stated, wanted in pairs[:1]): return 1.
@@ -63,15 +72,6 @@ def _regression_faithful(prediction, truth, options):
     wanted, stated = _truth(truth, "faithful"), number(prediction)
     if stated is None: return 0.
     return 1 - min(1., (abs(stated - wanted) + 1e-9) / (abs(wanted) + 1e-9))
-
-def _readings(prediction, truth):
-    "(stated, wanted) as both stand, and with the percent sign of one of them reckoned; [] without a number."
-    wanted, found = _truth(truth, "lenient"), numeral(prediction)
-    if found is None: return []
-    pairs, truth_percent = [(found.value, wanted)], numeral(truth).percent
-    if found.percent and not truth_percent: pairs.append((found.value / 100, wanted))
-    if truth_percent and not found.percent: pairs.append((found.value, wanted / 100))
-    return pairs
 
 def _nearness(stated, wanted):
     if wanted == 0: return float(stated == wanted)
