@@ -2480,6 +2480,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'videop2r/tools/pipeline.py'),
                                          'videop2r.tools.pipeline._is_cut': ('tools/pipeline.html#_is_cut', 'videop2r/tools/pipeline.py'),
                                          'videop2r.tools.pipeline._labels': ('tools/pipeline.html#_labels', 'videop2r/tools/pipeline.py'),
+                                         'videop2r.tools.pipeline._limit': ('tools/pipeline.html#_limit', 'videop2r/tools/pipeline.py'),
                                          'videop2r.tools.pipeline._line': ('tools/pipeline.html#_line', 'videop2r/tools/pipeline.py'),
                                          'videop2r.tools.pipeline._lines': ('tools/pipeline.html#_lines', 'videop2r/tools/pipeline.py'),
                                          'videop2r.tools.pipeline._pictures': ( 'tools/pipeline.html#_pictures',

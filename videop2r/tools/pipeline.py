@@ -273,6 +273,7 @@ def _stamp(): return round(time.time(), 1)
 def _sum(value): return value if 0 <= value < math.inf else 0. # NaN is no JSON
 
 def _is_cut(reason): return reason.startswith("cut off") # more room may help
+def _limit(teacher): return getattr(teacher, "limit", 0) # of tokens, where it has one
 
 def _trace_row(key, record, reply, limit):
     said = dict(output=reply.text, reason=reply.reason, tokens_in=reply.tokens_in, tokens_out=reply.tokens_out)
@@ -286,7 +287,7 @@ def settled(self: _Pipeline, traces, key) -> bool:
     "Whether a job's trace is there for good, or was cut off by no lower a limit than the teacher's."
     if traces.done(key): return True
     row = traces.get(key, {})
-    return _is_cut(row.get("reason", "")) and row.get("limit", 0) >= self.teacher.limit
+    return _is_cut(row.get("reason", "")) and row.get("limit", 0) >= _limit(self.teacher)
 
 # %% ../../nbs/tools/pipeline.ipynb #write001
 @patch
@@ -302,7 +303,7 @@ def write(self: _Run):
     failures = _Failures("no trace", line.max_failures)
     def save(record, reply):
         key = keys[id(record)]
-        traces.add([_trace_row(key, record, reply, line.teacher.limit)])
+        traces.add([_trace_row(key, record, reply, _limit(line.teacher))])
     for record, found in line.teacher(first.values(), line.media, line.prompt, save):
         key = keys[id(record)]
         if isinstance(found, str): self.leave_out(key, found)
