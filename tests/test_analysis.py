@@ -1,5 +1,6 @@
 "The analyses' statistics against brute force, closed forms and other libraries, and what half-written folders say."
-import gzip, json, math, random
+import gzip, json, math, random, shutil
+from dataclasses import make_dataclass
 from pathlib import Path
 
 import numpy as np
@@ -260,3 +261,22 @@ def test_what_is_stored_agrees_with_itself():
         for row in each.rows[:40]: assert ORACLE(each.records[row["problem_id"]], words[row["problem_id"]]).yes == row["sufficient"]
         assert told["reliance"][arm]["as it is"]["exact"]["share"]["n"] == told["questions"]
     assert len(set(map(len, rows.values()))) == 1 and all(not each.notes for each in found if each.steps)
+
+def test_a_run_of_another_base_is_refused(tmp_path):
+    from videop2r.tools.analyses import Studied
+    shutil.copytree(STORED, tmp_path / "run")
+    (tmp_path / "run" / "settings.json").write_text(json.dumps(dict(settings=dict(base="base 00000000"))))
+    with pytest.raises(ValueError, match="base was base 00000000, now base .*Give the samples that it was made with"): Studied.read(tmp_path / "run", STORED.parents[3] / "data_samples")
+
+def test_features_at_hand_are_of_the_clips_as_they_are(monkeypatch):
+    from types import SimpleNamespace
+    from videop2r import reliance as module
+    seen = []
+    def evaluate(policy, records, prompts, judge, features=None, **settings):
+        seen.append(features)
+        return [dict() for _ in records]
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    prompts = [make_dataclass("Prompt", ["name", "visual"])(str(i), SimpleNamespace(kind="video")) for i in range(3)]
+    monkeypatch.setattr(module.Reliance, "ways", dict(blank=lambda visuals, *rest: visuals))
+    module.reliance(SimpleNamespace(family=None), [0, 1, 2], prompts, None, ("blank",), features=["f"] * 3)
+    assert seen == [["f"] * 3, None]

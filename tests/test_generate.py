@@ -294,7 +294,7 @@ def test_options_of_any_form_end_where_their_letter_says(clips, tmp_path):
     made = run((rs, clips[1]), teacher, tmp_path / "run", Judge(lambda r, o: Verdict(True)), how="faithful")
     assert len(made.kept) == 5 == len(teacher.asked) and [q["problem_id"] for q in made.quarantine] == ["either"]
 
-@pytest.mark.parametrize("words, why", [(["--how", "foo"], "foo"), (["--batch", "0"], "batch"), (["--threshold", "nan"], "threshold is nan"), (["--dry-run", "--frames", "0"], "frames"), (["--dry-run", "--threshold", "7"], "threshold is 7")])
+@pytest.mark.parametrize("words, why", [(["--how", "foo"], "foo"), (["--batch", "0"], "batch"), (["--threshold", "nan"], "threshold is nan"), (["--dry-run", "--frames", "0"], "frames"), (["--teacher", "openai:m@http://127.0.0.1:9/v1", "--dry-run", "--frames", "0"], "frames"), (["--dry-run", "--threshold", "7"], "threshold is 7")])
 def test_a_setting_that_cannot_be_blames_no_record(clips, tmp_path, capsys, words, why):
     write_jsonl(clips[0], tmp_path / "r.jsonl")
     given = ["generate", "--records", str(tmp_path / "r.jsonl"), "--media", str(clips[1]), "--teacher", f"local:{SAMPLES}/teacher", "--judge", "oracle", "--out", str(tmp_path / "out")]

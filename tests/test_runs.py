@@ -121,3 +121,11 @@ def test_a_team_of_one():
     assert params[1].grad.tolist() == [0, 0] and team.gather([1]) == [1] and team.share([1, 2]) == [1, 2] and team.any([1]) and not team.any([])
     with pytest.raises(ValueError, match="tracker 'nonesuch' is not installed"): Team(trackers=["nonesuch"])
     assert peak_gb() > 0 and len(digest("a", 1)) == 32
+
+def test_a_fingerprint_sees_what_a_merge_changes_in_the_middle_of_a_file(tmp_path):
+    for name in "ab":
+        (tmp_path / name / "m").mkdir(parents=True)
+        data = bytearray(4 << 20)
+        if name == "b": data[1 << 20:3 << 20] = bytes([1]) * (2 << 20) # both ends are as they were
+        (tmp_path / name / "m" / "model.safetensors").write_bytes(data)
+    assert fingerprint(tmp_path / "a" / "m") != fingerprint(tmp_path / "b" / "m")

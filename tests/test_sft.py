@@ -271,3 +271,9 @@ def test_agnostic_traces_hold_no_observation(traced, media, world):
     text = coder.text(lazy[0].response)
     assert text == traced[0].output.split("</observation> ")[1] and "observation" not in coder.text(lazy[0].prompt).lower()
     assert "observ" not in prompt_of(None, True).render(traced[0]).lower()
+
+def test_what_validation_leaves_out_at_the_door_is_listed_too(world, tmp_path):
+    coder, examples, *_ = world
+    class Held(list): bad = {"val-1": "its trace is not in the template"}
+    train_sft(model_of(coder), coder, examples[:10], replace(SETTINGS, steps=1), tmp_path, validation=Held(examples[10:12]), quiet=True)
+    assert '"val-1"' in (tmp_path / "quarantine.jsonl").read_text()

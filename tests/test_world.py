@@ -203,3 +203,16 @@ def test_a_damaged_game_is_named():
     record = stored()
     for cups in ("red", dict(row=["red"]), dict(record.extra["scene"]["cups"], wrong=1), dict(record.extra["scene"]["cups"], row=["A", "B", "C"])):
         with pytest.raises(RecordError): from_record(replace(record, extra=record.extra | dict(scene=record.extra["scene"] | dict(cups=cups))))
+
+def test_a_clip_shows_the_world_of_its_record_and_is_whole_or_not_there(tmp_path, monkeypatch):
+    made = lambda **world: [(r, (tmp_path / r.path).read_bytes()) for r in make_records(tmp_path, 3, 0, World(**world), ("where",))]
+    first, again, other, back = made(), made(), made(swaps=(3, 3), faint=.6, noise=20), made()
+    assert first == again == back and all(a[1] != b[1] and a[0].path == b[0].path for a, b in zip(first, other))
+    (tmp_path / first[0][0].path).unlink()
+    def stopped(frames, path, crf):
+        Path(path).write_bytes(b"half a clip")
+        raise KeyboardInterrupt
+    monkeypatch.setattr("videop2r.engine.scenes._encode", stopped)
+    before = sorted(path.name for path in (tmp_path / "clips").iterdir())
+    with pytest.raises(KeyboardInterrupt): made()
+    assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == before

@@ -46,6 +46,9 @@ class Judge:
     ready: object = None   # called before a run: `ValueError` where no verdict could come
     longest: int = 20_000  # characters; an observation of the paper has at most some two thousand
 
+    @property
+    def placeless(self): return re.sub(r" at https?://[^\s,]+", "", self.name) # a server may move
+
     def __call__(self, record: Record, observation: str) -> Verdict:
         if reason := self._refused(observation or ""): return Verdict(False, reason)
         try: return self.ask(record, observation)

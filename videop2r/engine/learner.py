@@ -6,7 +6,7 @@
 __all__ = ['Loaded', 'Media', 'Learner', 'is_best', 'Part', 'train_rl']
 
 # %% ../../nbs/engine/learner.ipynb #8bf9f74a
-import hashlib, json, math, re, warnings
+import hashlib, json, math, warnings
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -155,8 +155,8 @@ def facts(self: Learner) -> dict:
     "Everything that the result depends on."
     names = digest([record.problem_id for record in self.data.records])[:12]
     about = getattr(self.data, "about", {})
-    judge = re.sub(r" at https?://[^\s,]+", "", self.judge.name) # a server may move
-    about = about | dict(judge=judge, evidence=self.judge.evidence, reference_is=self._reference)
+    about = about | dict(judge=self.judge.placeless, evidence=self.judge.evidence)
+    if self.settings.beta: about["reference_is"] = self._reference
     if self.engine: about["rollouts"] = "a server"
     return asdict(self.settings) | about | dict(records=names) | base_of(self.policy.model)
 

@@ -51,6 +51,13 @@ def _models(folder, home, arms):
     for arm in there: policy = replace(policy, model=load_adapter(policy.model, folder / arm / "last", arm))
     return base, {arm: (policy, arm) for arm in there}
 
+# %% ../../nbs/tools/analyses.ipynb #ofbase01
+def _check_base(folder, base):
+    "`ValueError` for a run of another base; what earlier versions made does not say which it is of."
+    made = ((read_json(folder / "settings.json", {}) or {}).get("settings") or {}).get("base")
+    remedy = "Give the samples that it was made with, as --samples"
+    if made: check_same(folder, dict(base=made), dict(base=fingerprint(base)), remedy=remedy)
+
 # %% ../../nbs/tools/analyses.ipynb #dfa2a9c1
 @patch(cls_method=True)
 def read(
@@ -62,8 +69,7 @@ def read(
     "`ValueError` says what the folder lacks."
     folder, home = Path(run), samples(samples_dir)
     found = outcomes(folder)
-    made = ((read_json(folder / "settings.json", {}) or {}).get("settings") or {}).get("base")
-    if made: check_same(folder, dict(base=made), dict(base=fingerprint(home / "base")), remedy="Give the samples that it was made with, as --samples")
+    _check_base(folder, home / "base")
     arms = [each.arm for each in found if each.rows and each.arm != "base"]
     if not arms:
         remedy = "run the same command again to finish the demo"

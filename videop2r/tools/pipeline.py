@@ -113,6 +113,7 @@ class ChatTeacher:
     readers: int = 2             # clips being read at once
 
     def __post_init__(self):
+        check_numbers(self, "frames pixels workers readers", "")
         known = ("frames", "video", "file")
         if self.send not in known: raise ValueError(f"send is {self.send!r}; use one of {', '.join(known)}")
 
@@ -216,10 +217,9 @@ class _Pipeline:
         from videop2r import __version__
         teacher = {f"teacher.{name}": value for name, value in self.teacher.settings.items()}
         prompt = {f"prompt.{name}": value for name, value in asdict(self.prompt).items()}
-        judge = re.sub(r" at https?://[^\s,]+", "", self.judge.name) # a server may move
         sampler = reader_of(self.media).sampler
         looked = {} if sampler is uniform else dict(sampler=sampler_key(sampler, Record()))
-        own = dict(looked, judge=judge, evidence=self.judge.evidence, threshold=self.threshold, how=self.how)
+        own = dict(looked, judge=self.judge.placeless, evidence=self.judge.evidence, threshold=self.threshold, how=self.how)
         return dict(version=__version__, **teacher, **prompt, **own)
 
     def check(self, record, text) -> Outcome: return check(record, text, self.threshold, self.how)

@@ -595,7 +595,8 @@ def plan(
     card = gpu if gpu is None or isinstance(gpu, Gpu) else gpu_of(gpu)
     found, least = Plan(shape, Settings(**settings), family, card), (family.patch * family.merge) ** 2
     if found.settings.pixels >= least: return found
-    raise ValueError(f"pixels is {found.settings.pixels}; a visual token of {shape.model_type} takes {least}, so give at least that")
+    what = f"pixels is {found.settings.pixels}; a visual token of {shape.model_type} takes {least}"
+    raise ValueError(f"{what}, so give at least that")
 
 # %% ../../nbs/tools/plan.ipynb #f2019997
 def _time_table(plan):

@@ -504,7 +504,8 @@ def _repr_markdown_(self: Rehearsal):
     told.append(markdown_table(head, same, right=(1, 2)))
     if self.skipped: told.append(f"No time was left for: {', '.join(self.skipped)}.")
     room = f" in {self.limit:.1f} GB" if self.limit else ""
-    said = {True: "It fits", False: "It does **not** fit", None: "What was run fits; give more --minutes to know of the rest"}
+    rest = "What was run fits; give more --minutes to know of the rest"
+    said = {True: "It fits", False: "It does **not** fit", None: rest}
     return "\n\n".join([*told, f"{said[self.fits]}{room}."])
 
 # %% ../../nbs/tools/rehearse.ipynb #aa000024
