@@ -113,7 +113,11 @@ def test_who_swaps_and_who_stays(text, right): assert stays(text) == right
     ("Before the last swap, in which L and R swap, there is another, in which L and M swap.", "rm"), ("The left two swap after the outer cups have swapped.", "mr"),
     ("Before the outer cups swap, the left two do.", "rm"), ("The outer cups swap. Before that, the left two swap.", "rm"),
     ("The outer cups trade places. After that, the left and middle cups do.", "mr"), ("The left cup stays, then the middle, then the right.", "lmr"),
-    ("Staying cups: right, then left.", "rl"), ("first: L and M\nsecond: M and R", "rl"), ("I saw only the last two of three swaps: L-R and L-M.", "mr")])
+    ("Staying cups: right, then left.", "rl"), ("first: L and M\nsecond: M and R", "rl"), ("I saw only the last two of three swaps: L-R and L-M.", "mr"),
+    ("In the first three swaps the left cup stays. In the fourth, the middle one.", "lllm"), ("The outer cups swap four times.", "mmmm"),
+    ("In the last three swaps the middle stays; in the first the left stays.", "lmmm"), ("1. left stays 2. right stays 3. middle stays 4. left and right swap", "lrmm"),
+    ("Swap 4: the left cup stays. Swap 1: right stays. Swap 2: the middle stays. Swap 3: the left stays.", "rmll"),
+    ("In the first two swaps the left stays, in the last two the right.", "llrr"), ("In all four swaps the left cup stays.", "llll")])
 def test_the_order_and_the_number_of_swaps(text, right): assert stays(text) == right
 
 @pytest.mark.parametrize("text, right", [

@@ -10,7 +10,7 @@ from videop2r.oracle import oracle_errors, paraphrase, read_claims, spoil, suffi
 from dataclasses import replace
 from videop2r.data import RecordError, write_jsonl
 from videop2r.engine.scenes import COLOURS, PLACES, Cups, World, _places, draw_frames, make_cups, make_scene
-from videop2r.world import (COMPOSED, CONTROL, KINDS, answer_text, from_record, gold_observation, make_records, question_of, samples, solve, SHIPPED)
+from videop2r.world import (COMPOSED, CONTROL, KINDS, answer_text, from_record, gold_observation, make_records, question_of, samples, solve, to_record, SHIPPED)
 
 SAMPLES = samples(Path(__file__).parent.parent / "data_samples")
 
@@ -78,6 +78,27 @@ def test_answers_of_shell_games_follow_from_the_cups_that_are_drawn():
             if moved: row[moved[0]], row[moved[1]] = row[moved[1]], row[moved[0]]
         assert tuple(row) == game.rows[-1]
 
+def test_a_fourth_window_is_drawn_told_and_read():
+    lengths = set()
+    for i in range(120):
+        q = question_of("four", i, World(windows=4, swaps=(0, 4)), COMPOSED)
+        game, row = q.scene.cups, list(q.scene.cups.row)
+        assert q.scene.frames == len(draw_frames(q.scene)) == 42 and len(game.stays) == 4
+        for window in range(4):
+            moved = [k for k in range(3) if max(abs(_places(game, 7 + 9 * window + f)[k][0] - k) for f in range(9)) > .5]
+            if moved: row[moved[0]], row[moved[1]] = row[moved[1]], row[moved[0]]
+        assert tuple(row) == game.rows[-1] and from_record(to_record(q, "f", "f.mp4")) == q
+        assert sufficient(gold_observation(q), q) and sufficient(paraphrase(q, random.Random(i)), q)
+        assert not sufficient(spoil(q, random.Random(i))[0], q)
+        lengths.add(len(game.swaps))
+    assert lengths == {0, 1, 2, 3, 4}
+
+@pytest.mark.parametrize("windows", (1, 2, 3, 4))
+def test_a_clip_holds_each_of_its_windows(windows):
+    scene = game(windows=windows, swaps=(windows, windows))
+    last = [_places(scene.cups, f) for f in range(scene.frames - 4, scene.frames)]
+    assert any(abs(frame[k][0] - k) > .5 for frame in last for k in range(3))
+
 def test_every_composed_kind_has_luck_far_below_certainty():
     from videop2r.world import luck
     assert all(luck(kind, 400) < .6 for kind in COMPOSED)
@@ -124,7 +145,8 @@ def test_a_game_without_a_swap_is_asked_about_and_told():
 
 @pytest.mark.parametrize("wrong, said", [(dict(swaps=(1, 5)), "swaps is .*0 to 3"), (dict(swaps=(2, 1)), "swaps is"), (dict(swaps=(-1, 1)), "swaps is"),
                                          (dict(faint=1.5), "faint is 1.5"), (dict(quick=-.1), "quick is"), (dict(noise=-1), "noise is"),
-                                         (dict(ladder=2), "ladder is 2")])
+                                         (dict(ladder=2), "ladder is 2"), (dict(windows=5), "windows is 5; use 1 to 4"), (dict(windows=2), "0 to 2"),
+                                         (dict(windows=2.5), "windows is 2.5")])
 def test_a_world_that_cannot_be_is_refused_by_name(wrong, said):
     with pytest.raises(ValueError, match=said): World(**wrong)
 
@@ -148,7 +170,7 @@ def down(frame, line):
 def test_on_a_ladder_the_answer_follows_from_the_lines_that_are_drawn():
     seen = set()
     for i in range(200):
-        scene = game(i, ladder=1., swaps=(0, 3))
+        scene = game(i, ladder=1., windows=3 + i % 2, swaps=(0, 3 + i % 2))
         frame, cups = draw_frames(scene)[0], scene.cups
         ends = {PLACES[down(frame, line)]: ball for line, ball in enumerate(cups.row)}
         assert tuple(ends[place] for place in PLACES) == cups.rows[-1]

@@ -232,7 +232,7 @@ _STARTS = ("{} starts {at}.", "The {} one is {at} at first.", "At the beginning 
 _STAYS = ("the {stays} cup stays", "the {a} and the {b} cup swap", "{a} and {b} trade places",
           "the {stays} one is untouched", "the cups on the {a} and the {b} are exchanged",
           "the other two change places around the {stays}", "the {stays} cup sits this one out")
-_ORDINALS = ("First", "Second", "Third")
+_ORDINALS = ("First", "Second", "Third", "Fourth")
 
 def _swap_told(i, stays, rng, numbered):
     a, b = (place for place in PLACES if place != stays)

@@ -112,7 +112,8 @@ class Scene:
     @property
     def frames(self):
         "How many its clip has."
-        return 1 if self.still else 32 if self.cups else 16
+        if self.still: return 1
+        return (9 * len(self.cups.stays) + 6) // 2 * 2 if self.cups else 16
     @property
     def movers(self): return [thing for thing in self.things if thing.event == "moves"]
     @property
@@ -128,13 +129,13 @@ class Scene:
 @dataclass(frozen=True)
 class World:
     "How hard the scenes are: the difficulty dial."
-    windows = 3             # of every shell game; in each of them two cups may change places
     things: tuple = (1, 3)  # fewest and most things in a scene
     distractors: int = 0    # most grey dots
     brief: float = 0.       # chance that an event is a flash of two frames
     word: float = .15       # chance of a word in the scene
     still: float = .1       # chance of a still image
     swaps: tuple = (1, 3)   # fewest and most swaps of cups: the length of what is composed
+    windows: int = 3        # of a shell game, 1 to 4; in each of them two cups may change places
     feint: float = .5       # chance that a window without a swap holds a feint
     quick: float = 0.       # chance that a swap is quick
     ladder: float = 0.      # chance that a shell game is a ladder, in one image
@@ -142,6 +143,7 @@ class World:
     noise: int = 0          # standard deviation of every pixel, in steps of 256
 
     def __post_init__(self):
+        if self.windows not in range(1, 5): raise ValueError(f"world: windows is {self.windows}; use 1 to 4")
         few, most = self.swaps
         if not 0 <= few <= most <= self.windows:
             raise ValueError(f"world: swaps is {self.swaps}; use fewest and most, 0 to {self.windows}")
@@ -365,8 +367,9 @@ def _line(i): return round(CELL * (i + .5)) # pixels from the left
 
 def _draw_rungs(frame, game):
     feints = game.feints or (None,) * len(game.stays)
+    apart = 24 // max(len(game.stays) - 1, 1)
     for window, (stays, feint) in enumerate(zip(game.stays, feints)):
-        y, i = 30 + 12 * window, PLACES.index(stays or feint or "left")
+        y, i = 30 + apart * window, PLACES.index(stays or feint or "left")
         others = [_line(k) for k in range(3) if k != i]
         half = _line(i) + (-10 if i == 2 else 10)
         left, right = others if stays else sorted((_line(i), half))

@@ -80,29 +80,29 @@ _WHO = (
 _ALONE = r"(?: (?:in all|in total|only|altogether|overall|follows|occurs|happens))"
 _THERE = r"(?:(?:there (?:is|was)|I see|only|just|exactly|precisely|a total of|a|the) )+"
 _SWAPS = r"(?:swaps|exchanges|switches|trades|changes|moves)"
-_NTH = (rf"(?:(?:the )?(?:(?:first|second|third)(?:ly)?|1st|2nd|3rd|(?:earlier|later)(?= {_STEP})|last(?!ly)"
-        rf"|final(?! (?:row|order|place|position|state)))(?: {_STEP})?|(?:the )?(?:one|swap) in between"
+_NTH = (rf"(?:(?:the )?(?:(?:first|second|third|fourth)(?:ly)?|1st|2nd|3rd|4th|(?:earlier|later)(?= {_STEP})"
+        rf"|last(?!ly)|final(?! (?:row|order|place|position|state)))(?: {_STEP})?|(?:the )?(?:one|swap) in between"
         r"|(?:the )?middle (?:exchange|window))")
-_NO = r"(?:[1-3]\b|(?:one|two|three)(?! (?:cups?|of|after|swaps|times|place|position|spot|step)\b))"
+_NO = r"(?:[1-4]\b|(?:one|two|three|four)(?! (?:cups?|of|after|swaps|times|place|position|spot|step)\b))"
 
 # %% ../../nbs/engine/swaps.ipynb #1c8b2a79
 _WHEN = (
-    ("B", rf"both (?:of the )?(?:two )?{_STEP}|each time|always|throughout|in (?:two|three) {_STEP}"
+    ("B", rf"both (?:of the )?(?:two )?{_STEP}|each time|always|throughout|in (?:two|three|four) {_STEP}"
           r"|(?:both|each)(?= (?:between|involv|leav|exchang)\w*)"
-          rf"|(?:each|every|all|every one)(?: of)?(?: the)?(?: two| three)? {_STEP}"),
+          rf"|(?:each|every|all|every one)(?: of)?(?: the)?(?: two| three| four)? {_STEP}"),
     ("c", rf"{_THERE}(?:one|single|1|lone|sole) {_SWAP}|only(?: one)? {_SWAP}|(?:one|1) {_SWAP}(?={_ALONE})"
           r"|(?:no|zero) (?:swaps|exchanges)"),
-    ("c", r"(?<!other )(?<!least )(?<!than )(?<!after )(?:two|three|2|3|four|five)"
+    ("c", r"(?<!other )(?<!least )(?<!than )(?<!after )(?:two|three|2|3|4|four|five)"
           rf" (?:(?!of|or|cups|others|ones|balls)\w+ )?{_SWAPS}"),
-    ("w", r"twice|two times"), ("y", r"thrice|three times"),
+    ("w", r"twice|two times"), ("y", r"thrice|three times"), ("Y", r"four times"),
     ("0", r"at (?:first|the (?:very )?(?:start|beginning|outset))|start\w*|beg[aiu]n\w*|initial\w*|origin\w*"
           r"|opening|in the beginning|to (?:begin|start) with|before (?:the cups?|being|anything|they)"
           r"|(?:before|prior to) (?:any|the) (?:swap|shuffl|exchang|mov)\w*(?! of| between| in)"),
-    ("N", rf"(?:the )?(?:first|last) two(?: {_STEP})?|{_NTH}(?:(?:,| and| or|, and)(?: in)?(?: by)? {_NTH})*"
+    ("N", rf"(?:the )?(?:first|last) (?:two|three)(?: {_STEP})?|{_NTH}(?:(?:,| and| or|, and)(?: in)?(?: by)? {_NTH})*"
           rf"|(?:{_STEP}|number)(?: number| no\.?)? ?#?{_NO}(?:(?:,| and|, and) {_NO})*"),
     ("^", r"before (?:that|this|it)"),
     ("z", r"(?:at|in|by|near|towards) the (?:very )?end|finally|lastly|at last|eventually|final|to finish"
-          r"|after (?:all )?(?:of )?(?:the|these|all|both) (?:(?:two|three|last|final) )?"
+          r"|after (?:all )?(?:of )?(?:the|these|all|both) (?:(?:two|three|four|last|final) )?"
           r"(?:swap|shuffl|exchang)\w*(?! of| between)"
           r"|when (?:all|everything) is (?:done|over)|after everything"),
     ("Z", r"end(?:s|ed|ing)?(?: up)?|finish(?:es|ed)|lands?|winds? up"),
@@ -142,7 +142,7 @@ _DOES = (
           r"|tak\w+ (?:the )?(?:place|spot|position)s?(?! of)"), ("mT", r"tak\w+ (?:the )?(?:place|spot) of"),
     ("u", r"under\w*|beneath|below|hid\w*|holds?|contain\w*|cover\w*|conceal\w*"),
     ("b", r"(?:in )?between(?: them)?"), ("r", r"row|order|line|sequence|reads?|reading|spell\w*|says"),
-    ("&", r"or(?= (?:in )?(?:the )?(?:first|second|third|last)\b)|and|as well as|plus"),
+    ("&", r"or(?= (?:in )?(?:the )?(?:first|second|third|fourth|last)\b)|and|as well as|plus"),
     ("?", r"either|or|some(?:how|thing|where)?"
           r"|one of (?:(?:the|its|their|these) )?(?:two )?(?:outer |end |other )?"
           r"(?:cups|ones|them|neighbou?rs|ends|two)"),
@@ -165,22 +165,24 @@ def _lexer(letters):
     words = [*_NAMES[letters], *_DOUBT, *_IDLE, *_WHERE, *_WHEN, *_WHO, *_DOES]
     said = "|".join(f"({expression})" for _, expression in words)
     marks = "|".join(f"({expression})" for _, expression in _MARKS)
-    pattern = re.compile(rf"(\(?[1-3][.)](?!\d)\s)|\b(?:{said})(?!\w)|[\w']+|{marks}", re.I)
+    pattern = re.compile(rf"(\(?[1-4][.)](?!\d)\s)|\b(?:{said})(?!\w)|[\w']+|{marks}", re.I)
     return pattern, ["#"] + [sign for sign, _ in (*words, *_MARKS)]
 
 _LEXERS = {letters: _lexer(letters) for letters in _NAMES}
 _VALUES = {word: value for value, words in (
     (0, "no zero"), (1, "1 first 1st earlier one single only lone sole"),
-    (2, "2 second 2nd between middle two both"), (3, "3 third 3rd three"), (4, "four"), (5, "five"),
+    (2, "2 second 2nd between middle two both"), (3, "3 third 3rd three"), (4, "4 fourth 4th four"), (5, "five"),
     (9, "last final later")) for word in words.split()}
-_NTHS = re.compile("first|1st|earlier|second|2nd|between|middle|third|3rd|last|final|later")
+_OFTEN = dict(w=2, y=3, Y=4) # sign -> how often
+_NTHS = re.compile("first|1st|earlier|second|2nd|between|middle|third|3rd|fourth|4th|last|final|later")
 
 # %% ../../nbs/engine/swaps.ipynb #3d8199ba
 def _numbers(words):
     "The swaps that words number, as signs."
     words = words.lower()
-    if re.search(r"(?:first|last) two", words): return "12" if "first" in words else "89"
-    named = _NTHS.findall(words) or re.findall(r"[1-3]|\b(?:one|two|three)\b", words)
+    many = re.search(r"(first|last) (two|three)", words)
+    if many: return "123"[:_VALUES[many[2]]] if many[1] == "first" else "789"[-_VALUES[many[2]]:]
+    named = _NTHS.findall(words) or re.findall(r"[1-4]|\b(?:one|two|three|four)\b", words)
     return "".join(str(_VALUES[word]) for word in named)
 
 # %% ../../nbs/engine/swaps.ipynb #fd4fb43e
@@ -261,7 +263,7 @@ def _paired(found):
 
 def _reduced(said):
     "Signs with a sign for each pair of places."
-    said = re.sub("-[smd]|(?<=[LMR])-(?=[,&;1239]|$)", "k", re.sub("[ur0j]", "", said)).replace("-", "?")
+    said = re.sub("-[smd]|(?<=[LMR])-(?=[,&;1-9]|$)", "k", re.sub("[ur0j]", "", said)).replace("-", "?")
     said = _PAIR.sub(_paired, _THREE.sub("i", said))
     return _BESIDE.sub(lambda found: dict(L="l", R="p").get(found[1] or found[2], "?"), said)
 
@@ -288,7 +290,7 @@ def _told(clause, staying):
     if len(singles) == 2 and "s" in clause: return [_THIRD[_TWO[frozenset(singles)]]], False
     moves = re.search("[sm]", clause)
     if len(singles) == 1 and ("o" in clause or staying and not moves): return [_PLACE[singles.pop()]], True
-    return [None] if singles and re.search("[sm1239d]", clause) else [], staying and "s" not in clause
+    return [None] if singles and re.search("[sm1-9d]", clause) else [], staying and "s" not in clause
 
 # %% ../../nbs/engine/swaps.ipynb #e2bffe74
 @dataclass
@@ -350,7 +352,7 @@ def lies(self: _Reader, tokens):
         else: self.open = "new"
     elif re.search("[zZ]", said) and "0" not in said: self.game.ends += pairs
     elif re.search("[tj]", said) and self.found:
-        number = re.search("[1-3]", said)
+        number = re.search("[1-4]", said)
         self.midway += [(*pair, int(number[0]) if number else len(self.found)) for pair in pairs]
     else: self.game.starts += pairs
 
@@ -358,7 +360,7 @@ def lies(self: _Reader, tokens):
 @patch
 def untold(self: _Reader, joint, clause):
     "A clause that tells no swap by its places."
-    more = 3 if "y" in clause else 2 if "w" in clause else 0
+    more = next((times for sign, times in _OFTEN.items() if sign in clause), 0)
     if more and self.here: self.add(self.found[-1][1:2] * (more - 1), [])
     elif more: self.game.swaps = more
     elif re.search("[ofkvn]", clause): return
@@ -387,7 +389,7 @@ def tells(self: _Reader, joint, clause, numbers):
 @patch
 def clause(self: _Reader, joint, clause, numbered):
     "A clause without names; its joint is what stands before it."
-    numbers = self.numbers + [int(sign) for sign in clause if sign in "12389"]
+    numbers = self.numbers + [int(sign) for sign in clause if sign in "123456789"]
     self.earlier |= "^" in clause or self.here and "A" in joint
     turned = "V" in joint and not self.here
     told, staying = self.tells(joint, clause, numbers)
@@ -404,7 +406,7 @@ def clause(self: _Reader, joint, clause, numbered):
         self.found[-self.more][1] = told[0]
         self.more -= 1
     else:
-        if re.search("[wy]", clause): self.times = 3 if "y" in clause else 2
+        self.times = next((times for sign, times in _OFTEN.items() if sign in clause), self.times)
         self.add(told, numbers)
     self.earlier |= turned
     self.told_by = staying
@@ -418,7 +420,7 @@ def moves(self: _Reader, tokens):
     said, self.last = _absolute(_signs(tokens), self.last)
     if self.last: said = re.sub("ht?(?=[-smk])", "h" + self.last, said)
     parts, joint = ["", *_JOINTS.split(_reduced(said))], ""
-    numbered = any(sign in "1239" and " " in words for sign, words in tokens)
+    numbered = any(sign in "1234789" and " " in words for sign, words in tokens)
     for before, clause in zip(parts[::2], parts[1::2]):
         joint += before
         if re.search("[tz;]", before): self.close(numbered)
@@ -438,7 +440,7 @@ def counts(self: _Reader, tokens):
         number = next((_VALUES[word] for word in words.lower().split()[::-1] if word in _VALUES), None)
         if " " not in words: number = None
         if self.game.swaps is None: self.game.swaps = number
-        if sign == "B" and not re.search("[1239]", said): self.times = number or self.game.swaps or 0
+        if sign == "B" and not re.search("[1-9]", said): self.times = number or self.game.swaps or 0
     if "n" in said and not re.search("[1-9tzwg=fb?^]|n.*[LMRlpe]", said): self.game.swaps = 0
 
 # %% ../../nbs/engine/swaps.ipynb #9a30714f
