@@ -176,6 +176,18 @@ def test_what_is_denied_or_of_another_clip_does_not_suffice(text):
     fair = "The red ball starts on the left. Left and middle swap, then middle and right swap."
     assert sufficient(fair, question).verdict == "sufficient" != sufficient(text, question).verdict
 
+@pytest.mark.parametrize("said", ["The red ball never moves.", "Red never changes its place.", "Red was left at first and never moves.", "Red starts left, and it never moves."])
+def test_a_ball_that_is_wrongly_said_never_to_move_contradicts(said):
+    fair, told = "The red ball starts on the left. ", "Left and middle swap, then middle and right swap. "
+    moved = Question("where", Scene((), cups=Cups(("red", "blue", "green"), ("right", "left"))), "red")
+    asked = Question("where", Scene((), cups=Cups(("red", "blue", "green"), ("left", "left"))), "red")
+    assert sufficient(fair + told + said, moved).verdict == "contradicts"
+    assert sufficient(fair + "The left cup stays twice. " + said, asked).verdict == "sufficient"
+
+@pytest.mark.parametrize("said", ["The green ball never moves in the first swap.", "The left cup never moves.", "Some say that red never moves.", "The cups never move far."])
+def test_what_says_of_no_ball_that_it_never_moves_is_no_such_claim(said):
+    assert not read_claims("Red starts left. Left and middle swap. " + said, GAME).rests
+
 @pytest.mark.parametrize("text", ["The red ball is in the middle. The cups never move.", "The red ball is in the middle. The cups do not swap."])
 def test_cups_that_never_move_are_no_swap(text):
     idle, moved = (Question("where", Scene((), cups=Cups(("blue", "red", "green"), swaps)), "red") for swaps in ((), ("right", "left")))

@@ -133,9 +133,15 @@ def _false_swap(claims, swaps):
         if said and said not in left:
             return f"the swaps leave {', '.join(swaps) or 'nothing'}, so number {i + 1} is not {said}"
 
+def _false_rest(claims, game):
+    "Which ball is wrongly said never to move, or None."
+    for ball in claims.rests:
+        if ball not in game.row: return f"there is no {ball}"
+        if len({*game.path(ball)}) > 1: return f"{ball} moves"
+
 def _false_game(claims, game):
     return (_false_place(claims.starts, game.row, "starts") or _false_swap(claims, game.swaps)
-            or _false_place(claims.ends, game.rows[-1], "ends"))
+            or _false_place(claims.ends, game.rows[-1], "ends") or _false_rest(claims, game))
 
 # %% ../nbs/2_seeing/2_oracle.ipynb #19acf71b
 def _false_claim(claim, scene):

@@ -46,6 +46,7 @@ class Claims:
     words: list = field(default_factory=list)
     starts: list = field(default_factory=list) # (ball, place) under the cups at first
     ends: list = field(default_factory=list)   # (ball, place) at the end, which nobody sees
+    rests: list = field(default_factory=list)  # balls that are said never to move
     stays: list | None = None  # of each swap the place that stays; [] where none is said to be
     swaps: int | None = None   # how many swaps there are said to be
     total: int | None = None   # things in all
@@ -58,7 +59,7 @@ class Claims:
 
     def any(self):
         numbers = (self.total, self.moving, self.stays, self.swaps)
-        lists = (self.things, self.words, self.starts, self.ends)
+        lists = (self.things, self.words, self.starts, self.ends, self.rests)
         return any(lists) or any(number is not None for number in numbers)
 
 # %% ../nbs/2_seeing/1_world.ipynb #1af2ed9f

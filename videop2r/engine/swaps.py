@@ -300,6 +300,7 @@ class Game:
     ends: list = field(default_factory=list)   # (name, place) at the end
     stays: list | None = None  # of each swap the place that stays, None where it is not told
     swaps: int | None = None   # how many there are said to be
+    rests: list = field(default_factory=list) # names that are said never to move
 
 @dataclass
 class _Reader:
@@ -443,12 +444,27 @@ def counts(self: _Reader, tokens):
         if sign == "B" and not re.search("[1-9]", said): self.times = number or self.game.swaps or 0
     if "n" in said and not re.search("[1-9tzwg=fb?^]|n.*[LMRlpe]", said): self.game.swaps = 0
 
+# %% ../../nbs/engine/swaps.ipynb #never001
+_NEVER = re.compile(r"\*(?:[LMR0uj]*(?:,|&|,&)h?)?-[sm](?![^*]*[1-9t])")
+
+@patch
+def rests(self: _Reader, tokens):
+    "Note who is said never to move; the tokens without it."
+    kept = list(tokens)
+    for said in _NEVER.finditer(_signs(tokens)):
+        told = tokens[slice(*said.span())]
+        if told[-2][1].lower() != "never": continue
+        self.game.rests += _named(told)
+        kept[said.end() - 2:said.end()] = [None, None]
+    return [token for token in kept if token]
+
 # %% ../../nbs/engine/swaps.ipynb #9a30714f
 @patch
 def sentence(self: _Reader, tokens):
     "A sentence: clauses with names, and between them those without."
     self.counts(tokens)
     self.doubtful = "?" in _signs(tokens)
+    if not self.doubtful: tokens = self.rests(tokens)
     clauses, rest, numbered = _cut(tokens, ",&;=j"), [], False
     while clauses:
         n = _lying(clauses)
