@@ -8,7 +8,7 @@ from pathlib import Path
 
 KEPT = ("title", "preset", "seed", "settings", "versions", "machine", "stages", "yield", "yield_by_type", "table", "control",
         "compare", "by_kind", "faithful", "room", "notes")
-FOLDER = Path(__file__).resolve().parent.parent / "nbs" / "4_evidence" / "demo"
+FOLDER = Path(__file__).resolve().parent.parent / "nbs" / "4_evidence" / "second"
 
 def slim(report):
     "A report without what is drawn from step to step."

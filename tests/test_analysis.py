@@ -17,7 +17,7 @@ from videop2r.evaluate import wilson
 from videop2r.judge import Judge, Verdict
 from videop2r.reliance import Calibration, auc, by_length, longer_suffices, resampled
 
-STORED = Path(__file__).resolve().parents[1] / "nbs" / "4_evidence" / "demo" / "whole"
+STORED = Path(__file__).resolve().parents[1] / "nbs" / "4_evidence" / "first" / "whole"
 
 def step(i, rewards, g):
     "A step's row and findings from rewards (p, g, 2), as a run writes them."

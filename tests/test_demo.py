@@ -8,7 +8,7 @@ from videop2r.cot import SHORT
 from videop2r.data import Record, RecordError, read_records
 from videop2r.engine.reading import to_prompts
 from videop2r.engine.store import Store
-from videop2r.tools.demo import Run, change
+from videop2r.tools.demo import Run, change, demo_records
 from videop2r.traces import verify
 from videop2r.judge import ORACLE, Judge, Verdict
 from videop2r.model import Policy, add_lora
@@ -88,6 +88,13 @@ def test_folder_that_cannot_be_written_and_unknown_preset(tmp_path):
     with pytest.raises(OSError): Run.open(tmp_path / "file" / "run", "smoke", 0, SAMPLES)
     with pytest.raises(ValueError, match="default"): Run.open(tmp_path / "x", "tiny", 0, SAMPLES)
     with pytest.raises(FileNotFoundError, match="--samples"): Run.open(tmp_path / "x", "smoke", 0, tmp_path)
+
+def test_the_demo_s_own_pair_lies_beside_the_records(tmp_path):
+    run = Run.open(tmp_path / "run", "smoke", 0, None)
+    assert run.samples == SAMPLES / "second" and run.folder.facts["base"] != Run.open(tmp_path / "other", "smoke", 0, SAMPLES).folder.facts["base"]
+    records = demo_records(run, "heldout", 3)
+    assert [r.problem_id for r in records] == [r.problem_id for r in read_records(SAMPLES / "heldout.jsonl")][:3]
+    assert all((run.out / r.path).read_bytes() == (SAMPLES / r.path).read_bytes() for r in records)
 
 def test_store_survives_half_a_line(tmp_path):
     s = Store(tmp_path / "s.jsonl")

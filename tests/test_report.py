@@ -11,7 +11,7 @@ from videop2r.show import rollout_html
 from fastcore.xml import to_xml
 from videop2r.tools.report import Report, headline, write_report
 
-INDEX = Path(__file__).resolve().parents[1]/'nbs'/'4_evidence'/'demo'
+INDEX = Path(__file__).resolve().parents[1]/'nbs'/'4_evidence'/'first'
 EVIL = '<script>alert(1)</script><img src=x onerror=alert(1)>"\'&'
 VOID = {'meta', 'img', 'br', 'hr', 'path', 'rect', 'use'}
 

@@ -12,7 +12,8 @@ from videop2r.scoring import score_record
 from videop2r.tools.report import Comparison, Report
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = sorted((ROOT/"nbs"/"4_evidence"/"demo").glob("seed*"))
+RUNS = sorted((ROOT/"nbs"/"4_evidence"/"first").glob("seed*")) # the demo on the first pair of checkpoints
+OTHERS = sorted((ROOT/"nbs"/"4_evidence"/"second").glob("seed*")) # and on the second, which is its own
 
 def lesson():
     "Every stored output of the results lesson as text."
@@ -22,19 +23,27 @@ def lesson():
 
 def test_front_page_and_lesson_hold_what_the_reports_say():
     readme, results = (ROOT/"README.md").read_text(encoding="utf-8"), lesson()
-    several = Comparison.of(RUNS)._repr_markdown_()
-    assert several in readme and several in results and Report.load(RUNS[0])._repr_markdown_() in results
+    several = Comparison.of(OTHERS)._repr_markdown_()
+    assert several in readme and several in results and Report.load(OTHERS[0])._repr_markdown_() in results
+    assert Comparison.of(RUNS)._repr_markdown_() in results
 
-OTHERS = sorted((ROOT/"nbs"/"4_evidence"/"recipe1").glob("seed*")) # the demo on another seed's checkpoints
 SLOW = ROOT/"nbs"/"4_evidence"/"slow"/"seed0" # seed 0 once more, on a slower machine
 
-def test_front_page_tells_every_run_on_the_other_base():
+def test_front_page_tells_every_run_on_either_base():
     readme = (ROOT/"README.md").read_text(encoding="utf-8")
-    for run in OTHERS:
+    for run in [*RUNS, *OTHERS]:
         gap = Report.load(run)["compare"]["exact"]
         said = " ".join(f"{100 * gap[key]:+.1f}" for key in ("diff", "lo", "hi")).replace("-", "−")
         assert "{} [{}, {}]".format(*said.split()) in readme, run
-    assert OTHERS
+    assert len(RUNS) == len(OTHERS) == 5
+
+def test_the_demo_s_own_checkpoints_are_those_of_its_stored_runs():
+    from videop2r.engine.runs import fingerprint
+    for pair, cells in (("", "claims"), ("second", "second/cells")):
+        kept = [json.loads(path.read_text(encoding="utf-8")) for path in (ROOT/"nbs"/"4_evidence"/cells).glob("*.json")]
+        for name in ("base", "teacher"): # of the first cells only their time says what they were made with
+            said = {told[name] for told in kept if name in told}
+            assert said <= {fingerprint(ROOT/"data_samples"/pair/name)} and (said or name == "teacher"), (pair, name)
 
 def test_front_page_tells_what_the_demo_took():
     paid = [Report.load(run).cost() for run in [*RUNS, SLOW]]

@@ -549,9 +549,9 @@ def luck(
 # %% ../nbs/2_seeing/1_world.ipynb #a59cdf80
 _BESIDE = Path(__file__).resolve().parents[1] if "__file__" in globals() else Path("../..")
 
-def samples(folder=None) -> Path:
+def samples(folder=None, pair: str = "") -> Path: # pair: "" for the first, or "second"
     "The folder of embedded clips, records and checkpoints; `FileNotFoundError` where it lacks."
-    here = Path(folder or _BESIDE / "data_samples")
+    here = Path(folder or _BESIDE / "data_samples" / pair)
     if not (here / "base" / "config.json").exists():
         raise FileNotFoundError(
             f"no embedded samples in {here}: clone the repository and pass its data_samples folder "

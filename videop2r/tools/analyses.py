@@ -52,24 +52,27 @@ def _models(folder, home, arms):
     return base, {arm: (policy, arm) for arm in there}
 
 # %% ../../nbs/tools/analyses.ipynb #ofbase01
-def _check_base(folder, base):
-    "`ValueError` for a run of another base; what earlier versions made does not say which it is of."
+def _home(folder, samples_dir):
+    "The samples that a run was made with; `ValueError` where they are others."
     made = ((read_json(folder / "settings.json", {}) or {}).get("settings") or {}).get("base")
+    pairs = [samples(samples_dir)] if samples_dir else [samples(), samples(None, "second")]
+    named = [dict(base=fingerprint(each / "base")) for each in pairs]
+    if not made: return pairs[0] # earlier versions did not say which it was
+    if dict(base=made) in named: return pairs[named.index(dict(base=made))]
     remedy = "Give the samples that it was made with, as --samples"
-    if made: check_same(folder, dict(base=made), dict(base=fingerprint(base)), remedy=remedy)
+    check_same(folder, dict(base=made), named[0], remedy=remedy)
 
 # %% ../../nbs/tools/analyses.ipynb #dfa2a9c1
 @patch(cls_method=True)
 def read(
     cls: Studied,
     run,                  # folder of a demo
-    samples_dir=None,     # folder data_samples of the repository, for an installed wheel
+    samples_dir=None,     # folder of base and teacher; that of data_samples which the run was made with unless given
     questions: int = 0,   # how many at most; 0 for all composed ones
 ):
     "`ValueError` says what the folder lacks."
-    folder, home = Path(run), samples(samples_dir)
-    found = outcomes(folder)
-    _check_base(folder, home / "base")
+    folder = Path(run)
+    found, home = outcomes(folder), _home(folder, samples_dir)
     arms = [each.arm for each in found if each.rows and each.arm != "base"]
     if not arms:
         remedy = "run the same command again to finish the demo"

@@ -88,7 +88,7 @@ def _demo(
     preset: str = "default", # smoke (a minute) or default (some ten)
     out: str = None,         # folder of the run; runs/<preset>-seed<seed> unless given
     seed: int = 0,           # of the clips, the training and the sampling
-    samples: str = None,     # folder data_samples of the repository, for an installed wheel
+    samples: str = None,     # folder of base and teacher: data_samples/second unless given, data_samples for the first pair
 ):
     "The whole pipeline in small, with a report"
     from videop2r.tools.demo import demo as run
@@ -117,7 +117,7 @@ def _compare(
 @command()
 def _analyse(
     run: str,              # folder of a finished demo
-    samples: str = None,   # folder data_samples of the repository, for an installed wheel
+    samples: str = None,   # folder of base and teacher; that of data_samples which the run was made with unless given
     questions: int = 0,    # composed held-out questions that are asked again; 0 for all
 ):
     "The paper's analyses of a run: examination, reliance on the clip, judge, collapse, difficulty"
@@ -133,7 +133,7 @@ def _reproduce(
     workers: int = 2,       # cells at a time, a thread each; 0 runs one cell in this process
     hours: float = None,    # after which no further cell is begun
     preset: str = "default", # smoke or default: sizes of the demo
-    samples: str = None,    # folder data_samples of the repository, for an installed wheel
+    samples: str = None,    # folder of base and teacher: data_samples unless given, data_samples/second for the demo's pair
     list: bool = False,     # name the cells and say which are done
     draw: bool = False,     # make the tables and the picture again from the results that are there
 ):

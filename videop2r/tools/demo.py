@@ -77,7 +77,7 @@ class Run:
     def open(cls, out, preset, seed, samples_dir):
         "A run and its folder; `ValueError` for an unknown preset, `OSError` for a folder that is not writable."
         if preset not in Sizes.known: raise ValueError(f"preset {preset!r}: use one of {', '.join(Sizes.known)}")
-        run = cls(Path(out or f"runs/{preset}-seed{seed}"), preset, seed, samples(samples_dir))
+        run = cls(Path(out or f"runs/{preset}-seed{seed}"), preset, seed, samples(samples_dir, "second"))
         (run.out / "stages").mkdir(parents=True, exist_ok=True)
         return run
 
@@ -108,9 +108,11 @@ class Run:
 # %% ../../nbs/tools/demo.ipynb #2ec8549e
 def _embedded(run, name, n):
     "Records of the repository's samples, their media copied into the run's folder."
-    records = list(read_records(run.samples / f"{name}.jsonl"))[:n]
+    home = run.samples
+    if not (home / f"{name}.jsonl").exists(): home = home.parent # a second pair lies beside the records
+    records = list(read_records(home / f"{name}.jsonl"))[:n]
     for record in records:
-        source, place = run.samples / record.path, run.out / record.path
+        source, place = home / record.path, run.out / record.path
         place.parent.mkdir(parents=True, exist_ok=True)
         if source.exists(): shutil.copy(source, place)
     return records
@@ -459,7 +461,7 @@ def demo(
     preset: str = "default", # smoke or default
     out=None,                # the run's folder; runs/<preset>-seed<seed> unless given
     seed: int = 0,
-    samples=None,            # folder of embedded samples, for an installed wheel
+    samples=None,            # folder of base and teacher; data_samples/second unless given
 ) -> Path:                   # report.html
     "Run the whole pipeline; run again, it goes on where it stopped."
     run = Run.open(out, preset, seed, samples)
