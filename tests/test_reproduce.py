@@ -129,6 +129,17 @@ def test_the_gain_in_answers_is_predicted_from_what_was_known_before():
                Cell("clear-long", 0, "grpo"): result("0011", "0001"), Cell("clear-long", 0, "pagrpo"): result("0111", "0111")})
     [found] = results.where()
     assert found["gains"] == pytest.approx(dict(seen=.5, answers=.25, predicted=.6 * .5))
+    axes = results.picture().axes
+    drawn = {ax.get_title(): [text.get_text() for text in ax.texts] for ax in axes}
+    at = 6 # seeing goes to the right, thinking down
+    assert {title: words[at] for title, words in drawn.items()} == {"suffices, %": "50", "p1 − p0, points": "60", "φ, %": "50", "observations": "+50.0", "exact answers": "+25.0", "answers, predicted": "+30.0"}
+    assert all(words[:at] + words[at + 1:] == ["not run"] * 8 for words in drawn.values())
+
+def test_a_share_that_nothing_was_counted_for_is_no_number_and_no_point_that_was_not_run():
+    room = dict(p1=.9, p0=float("nan"), phi=float("nan"), sufficient=1.)
+    results = Results({Cell("shipped", 0, "sft"): result("1111", room=dict(composed=room)),
+               Cell("shipped", 0, "grpo"): result("1111", "1111"), Cell("shipped", 0, "pagrpo"): result("1111", "1111")})
+    assert [ax.texts[4].get_text() for ax in results.picture().axes] == ["100", "–", "–", "+0.0", "+0.0", "–"]
 
 def test_a_file_that_is_no_result_is_refused_by_name(tmp_path):
     (tmp_path / "other.json").write_text("[1]")

@@ -545,31 +545,40 @@ def where(self: Results) -> list: # a dict a point that has been run
     return found
 
 # %% ../../nbs/tools/reproduce.ipynb #28921d68
-def _grid(ax, found, name, title, top):
+def _grid(ax, found, value, title, cmap, low, high):
+    "One picture over both dials: `value` of a point, in points or percent."
     across, down = Cell.dials.values()
-    gains = {each["point"]: 100 * each["gains"][name] for each in found}
-    cells = [gains.get(point, np.nan) for point in Cell.worlds] # seeing by thinking
-    cells = np.reshape(cells, (len(across), len(down))).T
-    ax.imshow(cells, cmap="PuOr_r", vmin=-top, vmax=top)
-    for (i, j), points in np.ndenumerate(cells):
-        ax.text(j, i, "not run" if np.isnan(points) else f"{points:+.1f}", ha="center", va="center", color="#111")
+    said = {each["point"]: 100 * value(each) for each in found}
+    names = np.reshape(list(Cell.worlds), (len(across), len(down))).T # seeing by thinking
+    ax.imshow([[said.get(point, np.nan) for point in row] for row in names], cmap=cmap, vmin=low, vmax=high)
+    form = "{:+.1f}" if low < 0 else "{:.0f}"
+    for (i, j), point in np.ndenumerate(names):
+        words = "not run" if point not in said else "–" if np.isnan(said[point]) else form.format(said[point])
+        ax.text(j, i, words, ha="center", va="center", color="#111")
     ax.set_title(title, fontsize=9)
     ax.set_xticks(range(len(across)), across, fontsize=8)
     ax.set_yticks(range(len(down)), down, fontsize=8)
-    ax.set_xlabel("seeing")
 
 # %% ../../nbs/tools/reproduce.ipynb #a5819bbc
+_BEFORE = { # what is sampled after SFT -> its value at a point
+    "suffices, %": lambda each: each["sufficient"], "p1 − p0, points": lambda each: each["p1"] - each["p0"],
+    "φ, %": lambda each: each["phi"]}
+_GAINS = { # PA-GRPO − GRPO
+    "observations": lambda each: each["gains"]["seen"], "exact answers": lambda each: each["gains"]["answers"],
+    "answers, predicted": lambda each: each["gains"]["predicted"]}
+
 @patch
 def picture(self: Results): # a figure of matplotlib
-    "PA-GRPO − GRPO in points over both dials: observations, answers, and answers as predicted."
+    "Over both dials: what is sampled after SFT, and below it PA-GRPO − GRPO in points, with what was predicted."
     from matplotlib.figure import Figure
     found = self.where()
-    shown = dict(seen="observations that suffice", answers="exact answers", predicted="answers, predicted")
-    top = 100 * max([.05, *(abs(gain) for each in found for gain in each["gains"].values())])
-    figure = Figure((8, 2.9), layout="constrained", facecolor="white")
-    for ax, (name, title) in zip(figure.subplots(1, 3), shown.items()):
-        _grid(ax, found, name, title, top)
-    figure.axes[0].set_ylabel("thinking")
+    top = 100 * np.nanmax([.05, *(abs(gain) for each in found for gain in each["gains"].values())])
+    figure = Figure((8, 5.6), layout="constrained", facecolor="white")
+    axes = figure.subplots(2, 3)
+    for ax, (title, value) in zip(axes[0], _BEFORE.items()): _grid(ax, found, value, title, "Purples", 0, 160)
+    for ax, (title, value) in zip(axes[1], _GAINS.items()): _grid(ax, found, value, title, "PuOr_r", -top, top)
+    for ax in axes[1]: ax.set_xlabel("seeing")
+    for ax, says in zip(axes[:, 0], ("after SFT: thinking", "PA-GRPO − GRPO: thinking")): ax.set_ylabel(says)
     return figure
 
 # %% ../../nbs/tools/reproduce.ipynb #leads02
