@@ -1,5 +1,5 @@
 "The film of the demo: the same questions answered while an arm trains, which changes nothing of the training."
-import json, subprocess, sys
+import json, subprocess, sys, time
 from pathlib import Path
 import pytest
 from videop2r.cot import SHORT
@@ -10,6 +10,7 @@ from videop2r.judge import ORACLE
 from videop2r.model import Policy, add_lora
 from videop2r.recipe import RL
 from videop2r.tools.demo import RECIPE, Run, TrainingFilm, _film, _film_records
+from videop2r.tools.monitor import monitor
 from videop2r.world import from_record, make_records, samples
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,3 +77,37 @@ def test_the_command_that_stores_a_film_refuses_a_run_without_one(tmp_path):
     (tmp_path / "report.json").write_text("{}")
     found = subprocess.run([sys.executable, ROOT / "scripts" / "results.py", tmp_path, "--film", tmp_path / "film.json"], capture_output=True, text=True)
     assert found.returncode == 2 and "holds no film" in found.stderr
+
+# ---- the monitor, which follows what the film shows afterwards
+
+def told(step): return json.dumps(dict(step=step, reward_perception=1., kl=.1, seconds_update=2.)) + "\n"
+
+def until(what, seconds=30):
+    end = time.time() + seconds
+    while not what() and time.time() < end: time.sleep(.05)
+    return what()
+
+@pytest.mark.parametrize("arms", ((), ("grpo", "pagrpo")), ids=("a run", "runs"))
+def test_the_monitor_follows_a_run_and_ends_with_it(tmp_path, arms):
+    folders = [tmp_path / arm for arm in arms or ("",)]
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        (folder / "settings.json").write_text(json.dumps(dict(settings=dict(steps=2))))
+        (folder / "metrics.jsonl").write_text(told(0))
+    box = monitor(tmp_path, .05)
+    button, view = box.children
+    assert until(lambda: view.value.count("step 1 of 2") == len(folders)) and not button.disabled and box.watch.thread.is_alive()
+    for folder in folders:
+        with open(folder / "metrics.jsonl", "a") as file: file.write(told(1))
+    assert until(lambda: view.value.count("step 2 of 2") == len(folders))
+    if arms:
+        time.sleep(.3)
+        assert box.watch.thread.is_alive() # another arm may come until there is a report
+        (tmp_path / "report.json").write_text("{}")
+    assert until(lambda: not box.watch.thread.is_alive()) and button.disabled
+
+def test_the_monitor_stops_when_it_is_told_to(tmp_path):
+    box = monitor(tmp_path / "not there", .05)
+    assert until(lambda: "No run has written" in box.children[1].value)
+    box.children[0].click()
+    assert not box.watch.thread.is_alive() and box.children[0].disabled
