@@ -554,7 +554,8 @@ def _grid(ax, found, value, title, cmap, low, high):
     form = "{:+.1f}" if low < 0 else "{:.0f}"
     for (i, j), point in np.ndenumerate(names):
         words = "not run" if point not in said else "–" if np.isnan(said[point]) else form.format(said[point])
-        ax.text(j, i, words, ha="center", va="center", color="#111")
+        dark = low < 0 and abs(said.get(point, 0)) > .7 * high
+        ax.text(j, i, words, ha="center", va="center", color="white" if dark else "#111")
     ax.set_title(title, fontsize=9)
     ax.set_xticks(range(len(across)), across, fontsize=8)
     ax.set_yticks(range(len(down)), down, fontsize=8)
