@@ -66,7 +66,7 @@ def test_the_base_s_own_answer_follows_what_was_observed():
     assert judge(records[0], "").yes is False and Arm.known["pagrpo"].asks(None) is ORACLE
 
 def test_each_arm_trains_otherwise_than_every_other_and_open_choices_are_run_by_name(tmp_path):
-    run = Cell.parse("shipped/0/no_kl").run(tmp_path, "default", SAMPLES)
+    run = Cell.parse("shipped/0/no_kl").run(tmp_path, "study", SAMPLES)
     arms = {name: arm for name, arm in Arm.known.items() if arm.rl}
     ways = [(demo._settings(run, name, arm.recipe, arm.start, arm.loop), arm.start, arm.agrees, arm.judge) for name, arm in arms.items()]
     assert [name for i, name in enumerate(arms) if ways[i] in ways[:i]] == []
@@ -146,21 +146,21 @@ def test_a_file_that_is_no_result_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="other.json"): Results.load(tmp_path)
     (tmp_path / "cells").mkdir()
     (tmp_path / "other.json").rename(tmp_path / "cells" / "other.json")
-    with pytest.raises(ValueError, match="other.json: is no result"): reproduce.run_cells([Cell.parse("shipped/1/sft")], tmp_path, "default", SAMPLES)
+    with pytest.raises(ValueError, match="other.json: is no result"): reproduce.run_cells([Cell.parse("shipped/1/sft")], tmp_path, "study", SAMPLES)
 
 @pytest.mark.parametrize("name,other", [("base", "base 00000000"), ("teacher", "teacher 00000000"), ("preset", "smoke")])
 def test_results_of_two_studies_are_not_mixed(tmp_path, name, other):
     place = tmp_path / "cells"
     place.mkdir()
     for arm, more in dict(grpo={}, pagrpo={name: other}).items():
-        told = result("0011", preset="default", base=fingerprint(SAMPLES / "base"), teacher=fingerprint(SAMPLES / "teacher")) | more | dict(cell=f"shipped/0/{arm}")
+        told = result("0011", preset="study", base=fingerprint(SAMPLES / "base"), teacher=fingerprint(SAMPLES / "teacher")) | more | dict(cell=f"shipped/0/{arm}")
         (place / f"shipped_0_{arm}.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match=f"shipped_0_pagrpo.json: settings differ: {name} was"): Results.load(place)
-    with pytest.raises(ValueError, match=f"shipped_0_pagrpo.json: settings differ: {name} was {other}"): reproduce.run_cells([Cell.parse("shipped/1/sft")], tmp_path, "default", SAMPLES)
+    with pytest.raises(ValueError, match=f"shipped_0_pagrpo.json: settings differ: {name} was {other}"): reproduce.run_cells([Cell.parse("shipped/1/sft")], tmp_path, "study", SAMPLES)
     assert not (tmp_path / "shipped").exists()
 
 def test_a_result_of_before_goes_with_later_ones_of_one_base(tmp_path):
-    def keep(arm, **more): (tmp_path / f"shipped_0_{arm}.json").write_text(json.dumps(result("0011", preset="default", **more) | dict(cell=f"shipped/0/{arm}")))
+    def keep(arm, **more): (tmp_path / f"shipped_0_{arm}.json").write_text(json.dumps(result("0011", preset="study", **more) | dict(cell=f"shipped/0/{arm}")))
     keep("agnostic"), keep("grpo", base="base 1"), keep("pagrpo", base="base 1")
     assert len(Results.load(tmp_path)) == 3
     keep("sft", base="base 2")
@@ -174,7 +174,7 @@ def test_a_cell_does_not_go_on_with_another_base_s_traces(tmp_path):
     run = cell.run(tmp_path / "out", "smoke", SAMPLES)
     run.folder.bind()
     with pytest.raises(ValueError, match="settings differ: base was base .*, now base"): run_cell(cell, tmp_path / "out", "smoke", other)
-    with pytest.raises(ValueError, match="settings differ: preset was smoke, now default"): run_cell(cell, tmp_path / "out", "default", SAMPLES)
+    with pytest.raises(ValueError, match="settings differ: preset was smoke, now study"): run_cell(cell, tmp_path / "out", "study", SAMPLES)
     assert not list((made / "stages").iterdir())
     assert main(["demo", "--preset", "smoke", "--out", str(made), "--samples", str(other)]) == 1
 

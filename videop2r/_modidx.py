@@ -2052,6 +2052,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'videop2r.tools.demo.Run.stage': ('tools/demo.html#run.stage', 'videop2r/tools/demo.py'),
                                      'videop2r.tools.demo.Run.train': ('tools/demo.html#run.train', 'videop2r/tools/demo.py'),
                                      'videop2r.tools.demo.Sizes': ('tools/demo.html#sizes', 'videop2r/tools/demo.py'),
+                                     'videop2r.tools.demo.Sizes.kinds': ('tools/demo.html#sizes.kinds', 'videop2r/tools/demo.py'),
                                      'videop2r.tools.demo.TrainingFilm': ('tools/demo.html#trainingfilm', 'videop2r/tools/demo.py'),
                                      'videop2r.tools.demo.TrainingFilm.due': ('tools/demo.html#trainingfilm.due', 'videop2r/tools/demo.py'),
                                      'videop2r.tools.demo.TrainingFilm.take': ( 'tools/demo.html#trainingfilm.take',

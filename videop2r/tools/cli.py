@@ -85,7 +85,7 @@ def command(*fields):
 # %% ../../nbs/tools/cli.ipynb #4c702fab
 @command()
 def _demo(
-    preset: str = "default", # smoke (a minute) or default (some ten)
+    preset: str = "default", # smoke (a minute), default (some ten) or study (that of `reproduce`)
     out: str = None,         # folder of the run; runs/<preset>-seed<seed> unless given
     seed: int = 0,           # of the clips, the training and the sampling
     samples: str = None,     # folder of base and teacher: data_samples/second unless given, data_samples for the first pair
@@ -132,7 +132,7 @@ def _reproduce(
     seeds: int = 5,         # of the plan
     workers: int = 2,       # cells at a time, a thread each; 0 runs one cell in this process
     hours: float = None,    # after which no further cell is begun
-    preset: str = "default", # smoke or default: sizes of the demo
+    preset: str = "study", # study or smoke: sizes of the demo
     samples: str = None,    # folder of base and teacher: data_samples unless given, data_samples/second for the demo's pair
     list: bool = False,     # name the cells and say which are done
     draw: bool = False,     # make the tables and the picture again from the results that are there

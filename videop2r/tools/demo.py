@@ -45,21 +45,32 @@ from ..world import COMPOSED, CONTROL, SHIPPED, from_record, make_records, sampl
 @dataclass(frozen=True)
 class Sizes:
     "Sizes of a demo run; `Sizes.known` has those of each preset."
-    records: int = 1600      # questions that the teacher writes traces for
-    rl_records: int = 1200   # questions of the RL stage
-    heldout: int = 667       # evaluation records; a multiple of 29 balances the kinds
-    probe: int = 232         # records on which SFT is sampled
+    records: int = 2400      # questions that the teacher writes traces for
+    rl_records: int = 900    # questions of the RL stage
+    heldout: int = 667       # evaluation records; a multiple of 23 balances the kinds
+    probe: int = 230         # records on which SFT is sampled
     frames: int = 8
-    rank: int = 16
+    rank: int = 32
+    without: tuple = ("mover", "order", "spell", "row") # kinds that are not asked
     world: World = SHIPPED
-    sft: SFT = SFT(steps=300, batch=32, lr=2e-3)
-    rl: RL = RL(RECIPE, steps=110, prompts=16, g=8, limit=96, lr=5e-4, beta=.02)
+    sft: SFT = SFT(steps=300, batch=32, lr=4e-3)
+    rl: RL = RL(RECIPE, steps=75, prompts=12, g=8, limit=96, lr=5e-4, beta=.02)
 
+    @property
+    def kinds(self) -> tuple:
+        "Kinds of questions as they take turns: two composed ones for each control."
+        return tuple(kind for kind in CONTROL + COMPOSED * 2 if kind not in self.without)
+
+# %% ../../nbs/tools/demo.ipynb #presets01
 _SMOKE_RL = RL(RECIPE, steps=3, prompts=4, g=4, limit=96, lr=3e-4, beta=.02, save_every=1)
 _SMOKE_SFT = SFT(steps=60, batch=8, lr=2e-3)
 Sizes.known = dict(
     default=Sizes(),
-    smoke=Sizes(records=60, rl_records=32, heldout=29, probe=29, sft=_SMOKE_SFT, rl=_SMOKE_RL))
+    study=Sizes(
+        records=1600, rl_records=1200, probe=232, rank=16, without=(),
+        sft=SFT(steps=300, batch=32, lr=2e-3),
+        rl=replace(Sizes().rl, steps=110, prompts=16, lr=5e-4)),
+    smoke=Sizes(records=60, rl_records=32, heldout=23, probe=23, sft=_SMOKE_SFT, rl=_SMOKE_RL))
 _ARMS = ("pagrpo", "grpo")
 _FORCED = 203 # held-out records on which observations are exchanged
 
@@ -110,7 +121,8 @@ def _embedded(run, name, n):
     "Records of the repository's samples, their media copied into the run's folder."
     home = run.samples
     if not (home / f"{name}.jsonl").exists(): home = home.parent # a second pair lies beside the records
-    records = list(read_records(home / f"{name}.jsonl"))[:n]
+    records = read_records(home / f"{name}.jsonl")
+    records = [record for record in records if record.extra["kind"] in run.sizes.kinds][:n]
     for record in records:
         source, place = home / record.path, run.out / record.path
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -119,9 +131,8 @@ def _embedded(run, name, n):
 
 @patch
 def clips(self: Run, n: int, seed: str): # an iterator of records
-    "New records of the run's world, their media under its folder; two composed questions for each control."
-    kinds = CONTROL + COMPOSED * 2 # as they take turns
-    return make_records(self.out, n, seed, self.sizes.world, kinds, prefix="")
+    "New records of the run's world, their media under its folder."
+    return make_records(self.out, n, seed, self.sizes.world, self.sizes.kinds, prefix="")
 
 def demo_records(run: Run, name: str, n: int) -> list:
     "Embedded records of a split, then made ones, their media under the run's folder."
@@ -202,7 +213,7 @@ def tune(run: Run) -> dict:
     return dict(rows=rows, quarantine=bad, **_probe(run, policy))
 
 # %% ../../nbs/tools/demo.ipynb #f97ee188
-_FILMED = ("where", "net", "row", "which", "times", "far", "rests", "mover") # kinds
+_FILMED = ("where", "net", "letter", "which", "times", "far", "rests", "direction") # kinds
 _EVERY = 20 # updates
 
 def _film_records(run):
@@ -458,7 +469,7 @@ def _notes(run, sft, rl, found):
 
 # %% ../../nbs/tools/demo.ipynb #1112eb0b
 def demo(
-    preset: str = "default", # smoke or default
+    preset: str = "default", # smoke, default or study
     out=None,                # the run's folder; runs/<preset>-seed<seed> unless given
     seed: int = 0,
     samples=None,            # folder of base and teacher; data_samples/second unless given

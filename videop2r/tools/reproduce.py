@@ -257,7 +257,7 @@ def _curve(rows, name, n=11):
 def run_cell(
     cell: Cell,
     out="runs/reproduce",    # cells share folders under it
-    preset: str = "default", # sizes of the demo
+    preset: str = "study",   # sizes of the demo
     samples=None,            # folder of the embedded samples
 ) -> dict:
     "Run one cell, or go on with it; its result, as it is kept."
@@ -338,7 +338,7 @@ def _check_kept(out, preset, samples_dir):
 
 # %% ../../nbs/tools/reproduce.ipynb #runcells1
 def run_cells(
-    cells: list, out, preset: str = "default", samples=None,
+    cells: list, out, preset: str = "study", samples=None,
     workers: int = 2,     # processes, a thread each
     hours: float = None,  # after which no cell is begun
 ) -> list:                # cells that failed
