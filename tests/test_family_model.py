@@ -227,6 +227,17 @@ def test_a_frozen_adapter_stays_frozen(folder, ready, tmp_path, name):
     with policy.using(name), policy.using(None): pass
     assert not any(p.requires_grad for p in model.parameters())
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_base_that_lent_its_layers_to_an_adapter_is_still_to_be_had(folder, ready, tmp_path, alone):
+    _, adapter = trained(folder, ready[0], tmp_path)
+    base = load(folder)
+    want = read(base, ready[0], None)
+    wrapped = load_adapter(base, adapter, "policy") # PEFT puts it into the layers of `base` itself
+    held = base if alone else wrapped
+    with torch.no_grad(): tuned = read(wrapped, ready[0])
+    assert torch.equal(read(held, ready[0], None), want) and (tuned - want).abs().max() > 1e-3
+    assert torch.equal(read(wrapped, ready[0]), tuned) # on again
+
 def test_a_switch_is_undone_after_an_error(folder, ready, tmp_path):
     model, adapter = trained(folder, ready[0], tmp_path)
     model = load_adapter(model, adapter, "reference")

@@ -392,9 +392,23 @@ def light(self: Policy):
         for weight, full in held.items(): weight.data = full
 
 # %% ../nbs/2_seeing/6_model.ipynb #1a9c50a1
+@contextmanager
+def _bare(model):
+    "Without the adapters that lie in a model's layers, whether it is held in PEFT's wrapper or not."
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+    kinds = BaseTunerLayer, AuxiliaryTrainingWrapper
+    on = [each for each in model.modules() if isinstance(each, kinds) and not each.disable_adapters]
+    for layer in on: layer.enable_adapters(False)
+    try: yield
+    finally:
+        for layer in on: layer.enable_adapters(True)
+
+# %% ../nbs/2_seeing/6_model.ipynb #switched01
 def _switched(model, name):
-    if name is not None: model.set_adapter(name)
-    return model.disable_adapter() if name is None and hasattr(model, "disable_adapter") else nullcontext()
+    if name is None: return _bare(model)
+    model.set_adapter(name)
+    return nullcontext()
 
 @patch
 @contextmanager
