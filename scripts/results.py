@@ -1,14 +1,18 @@
 """Keep the figures of demo runs beside the lessons: `python scripts/results.py RUN…`; pictures, texts and rows stay out.
 
 With --film, keep one run's film and curves: what both arms answered while they trained. With --whole, keep what
-`videop2r.engine.outcomes` reads of one run, packed, under a name of its own.
+`videop2r.engine.outcomes` reads of one run, packed, under a name of its own. Of runs of the shipped world a cell is kept for
+each arm beside the reports, as `videop2r reproduce` keeps them.
 """
 import argparse, gzip, json, math, shutil
 from pathlib import Path
+from videop2r.engine.files import write_text
+from videop2r.tools.demo import Run
+from videop2r.tools.reproduce import demo_cells
 
 KEPT = ("title", "preset", "seed", "settings", "versions", "machine", "stages", "yield", "yield_by_type", "table", "control",
         "compare", "by_kind", "faithful", "room", "notes")
-FOLDER = Path(__file__).resolve().parent.parent / "nbs" / "4_evidence" / "second"
+FOLDER = Path(__file__).resolve().parent.parent / "nbs" / "4_evidence" / "demo"
 
 def slim(report):
     "A report without what is drawn from step to step."
@@ -53,6 +57,14 @@ def whole(run, place):
     packed(place / "heldout.jsonl.gz", [row for row in lines(run / "heldout.jsonl") if row["problem_id"] in asked])
     if (run / "analyses.json").exists(): shutil.copyfile(run / "analyses.json", place / "analyses.json")
 
+def keep_cells(run, report, out):
+    "A run's arms as results of a study, one file each; nothing where a run kept no answers."
+    if not (run / "eval-base.jsonl").exists(): return
+    kept = Run.open(run, report["preset"], report["seed"], None)
+    kept.folder.compare() # of the demo's own checkpoints
+    for cell, found in demo_cells(kept).items():
+        write_text(cell.result(out), json.dumps(found) + "\n")
+
 def main():
     told = argparse.ArgumentParser(description=__doc__.split(":")[0])
     told.add_argument("--film", type=Path, metavar="FILE", help="keep the film of the one given run there, and nothing else")
@@ -75,6 +87,7 @@ def main():
         place = given.out / f"seed{report['seed']}" / "report.json"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(json.dumps(slim(report), indent=1) + "\n", encoding="utf-8")
+        keep_cells(run, report, given.out)
         print(place)
 
 if __name__ == "__main__": main()

@@ -17,7 +17,7 @@ from videop2r.evaluate import wilson
 from videop2r.judge import Judge, Verdict
 from videop2r.reliance import Calibration, auc, by_length, longer_suffices, resampled
 
-STORED = Path(__file__).resolve().parents[1] / "nbs" / "4_evidence" / "first" / "whole"
+STORED = Path(__file__).resolve().parents[1] / "nbs" / "4_evidence" / "demo" / "whole"
 
 def step(i, rewards, g):
     "A step's row and findings from rewards (p, g, 2), as a run writes them."
@@ -260,6 +260,7 @@ def test_what_is_stored_agrees_with_itself():
         words = observations_of(each)
         for row in each.rows[:40]: assert ORACLE(each.records[row["problem_id"]], words[row["problem_id"]]).yes == row["sufficient"]
         assert told["reliance"][arm]["as it is"]["exact"]["share"]["n"] == told["questions"]
+    assert seen.share("text + gold")["mean"] > .95 # the bare base answers, and it concludes from words
     assert len(set(map(len, rows.values()))) == 1 and all(not each.notes for each in found if each.steps)
 
 def test_a_run_of_another_base_is_refused(tmp_path):
@@ -267,6 +268,13 @@ def test_a_run_of_another_base_is_refused(tmp_path):
     shutil.copytree(STORED, tmp_path / "run")
     (tmp_path / "run" / "settings.json").write_text(json.dumps(dict(settings=dict(base="base 00000000"))))
     with pytest.raises(ValueError, match="base was base 00000000, now base .*Give the samples that it was made with"): Studied.read(tmp_path / "run", STORED.parents[3] / "data_samples")
+
+def test_analyses_begun_before_the_base_was_bare_are_not_gone_on_with(tmp_path):
+    from types import SimpleNamespace
+    from videop2r.tools.analyses import _opened
+    study = SimpleNamespace(records=[SimpleNamespace(problem_id="q")], models=dict(sft=None))
+    (tmp_path / "asked.json").write_text(json.dumps(dict(questions=["q"], arms=["sft"])))
+    with pytest.raises(ValueError, match="by an earlier version; remove it"): _opened(study, tmp_path)
 
 def test_features_at_hand_are_of_the_clips_as_they_are(monkeypatch):
     from types import SimpleNamespace

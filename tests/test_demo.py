@@ -1,5 +1,6 @@
 """What the demo does with bad input and interruptions."""
 import json, os, signal, subprocess, sys, time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 import pytest
@@ -8,7 +9,7 @@ from videop2r.cot import SHORT
 from videop2r.data import Record, RecordError, read_records
 from videop2r.engine.reading import to_prompts
 from videop2r.engine.store import Store
-from videop2r.tools.demo import Run, change, demo_records
+from videop2r.tools.demo import Run, Sizes, change, demo_records
 from videop2r.traces import verify
 from videop2r.judge import ORACLE, Judge, Verdict
 from videop2r.model import Policy, add_lora
@@ -16,7 +17,7 @@ from videop2r.recipe import Recipe
 from videop2r.rollout import collect
 from videop2r.rewards import Bounds
 from videop2r.tokens import Coder
-from videop2r.world import from_record, gold, make_records, samples
+from videop2r.world import COMPOSED, CONTROL, KINDS, from_record, gold, make_records, samples
 
 SAMPLES = samples(Path(__file__).parent.parent / "data_samples")
 RECIPE = Recipe(bounds=Bounds((10, 40), (10, 30)), how="lenient")
@@ -83,6 +84,18 @@ def test_credit_changes_values_only(tmp_path, coder, policy, arm):
             A = torch.zeros(4) if x.std() < 1e-6 else (x - x.mean()) / (x.std() + 1e-4)
             for i in range(4): assert torch.allclose(r.advantages[p * 4 + i][own[s][p * 4 + i]], A[i], atol=1e-5)
 
+@pytest.mark.parametrize("preset,lacks", [("smoke", {"mover", "order", "spell", "row"}), ("study", set())])
+def test_kinds_that_are_left_out_are_asked_nowhere(tmp_path, monkeypatch, preset, lacks):
+    monkeypatch.setitem(Sizes.known, preset, replace(Sizes.known[preset], records=180))
+    run = Run.open(tmp_path / "run", preset, 0, SAMPLES)
+    records = demo_records(run, "train", 180)
+    asked = {record.extra["kind"] for record in records}
+    assert asked == set(KINDS) - lacks == set(run.sizes.kinds) and len(records) == 180
+    assert all((run.out / record.path).exists() for record in records) and records[0].path.startswith("clips/")
+    count = Counter(run.sizes.kinds)
+    assert {count[kind] for kind in COMPOSED if kind in count} == {2} and {count[kind] for kind in CONTROL if kind in count} == {1}
+    assert Sizes.known["default"].heldout % len(Sizes.known["default"].kinds) == 0
+
 def test_folder_that_cannot_be_written_and_unknown_preset(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError): Run.open(tmp_path / "file" / "run", "smoke", 0, SAMPLES)
@@ -93,7 +106,8 @@ def test_the_demo_s_own_pair_lies_beside_the_records(tmp_path):
     run = Run.open(tmp_path / "run", "smoke", 0, None)
     assert run.samples == SAMPLES / "second" and run.folder.facts["base"] != Run.open(tmp_path / "other", "smoke", 0, SAMPLES).folder.facts["base"]
     records = demo_records(run, "heldout", 3)
-    assert [r.problem_id for r in records] == [r.problem_id for r in read_records(SAMPLES / "heldout.jsonl")][:3]
+    beside = [r.problem_id for r in read_records(SAMPLES / "heldout.jsonl") if r.extra["kind"] in run.sizes.kinds]
+    assert [r.problem_id for r in records] == beside[:3]
     assert all((run.out / r.path).read_bytes() == (SAMPLES / r.path).read_bytes() for r in records)
 
 def test_store_survives_half_a_line(tmp_path):

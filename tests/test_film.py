@@ -57,7 +57,7 @@ def test_the_film_of_a_report_is_judged_and_its_questions_are_whole(run):
         assert from_record(Record(**kept)) == from_record(record) and shot["clip"].startswith("data:image/webp;base64,")
     assert _film(run, dict(arms, grpo=dict())) is None
 
-STORED = ROOT / "nbs" / "4_evidence" / "first" / "film.json"
+STORED = ROOT / "nbs" / "4_evidence" / "demo" / "film.json"
 
 @pytest.mark.skipif(not STORED.exists(), reason="no film is stored")
 def test_the_stored_film_agrees_with_itself_and_with_the_code():

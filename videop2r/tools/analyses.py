@@ -147,9 +147,11 @@ def write(cls: Studied,
 
 def _opened(study, kept):
     "Prompts of the questions, which must be those that the folder was begun with."
-    asked = dict(questions=[record.problem_id for record in study.records], arms=list(study.models))
+    names = [record.problem_id for record in study.records]
+    asked = dict(questions=names, arms=list(study.models), base="bare") # it was not, up to 0.1
     if read_json(kept / "asked.json", asked) != asked:
-        raise ValueError(f"{kept}: was begun with other questions or arms; remove it, or ask for as many again")
+        raise ValueError(f"{kept}: was begun with other questions or arms, or by an earlier version; "
+                         "remove it, or ask for as many again")
     write_json(kept / "asked.json", asked)
     prompts, study.records, bad = to_prompts(study.base.coder, study.records, study.folder, SHORT, _FRAMES)
     for each in bad: print(f"left out: {each['where']}: {each['reason']}")
