@@ -12,8 +12,9 @@ from videop2r.scoring import score_record
 from videop2r.tools.report import Comparison, Report
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = sorted((ROOT/"nbs"/"4_evidence"/"first").glob("seed*")) # the demo on the first pair of checkpoints
-OTHERS = sorted((ROOT/"nbs"/"4_evidence"/"second").glob("seed*")) # and on the second, which is its own
+DEMO = sorted((ROOT/"nbs"/"4_evidence"/"demo").glob("seed*")) # the demo as it is
+RUNS = sorted((ROOT/"nbs"/"4_evidence"/"first").glob("seed*")) # the study's settings on the first pair of checkpoints
+OTHERS = sorted((ROOT/"nbs"/"4_evidence"/"second").glob("seed*")) # and on the second, which is the demo's
 
 def lesson():
     "Every stored output of the results lesson as text."
@@ -23,19 +24,17 @@ def lesson():
 
 def test_front_page_and_lesson_hold_what_the_reports_say():
     readme, results = (ROOT/"README.md").read_text(encoding="utf-8"), lesson()
-    several = Comparison.of(OTHERS)._repr_markdown_()
-    assert several in readme and several in results and Report.load(OTHERS[0])._repr_markdown_() in results
-    assert Comparison.of(RUNS)._repr_markdown_() in results
-
-SLOW = ROOT/"nbs"/"4_evidence"/"slow"/"seed0" # seed 0 once more, on a slower machine
+    several = Comparison.of(DEMO)._repr_markdown_()
+    assert several in readme and several in results and Report.load(DEMO[0])._repr_markdown_() in results
+    for runs in (RUNS, OTHERS): assert Comparison.of(runs)._repr_markdown_() in results
 
 def test_front_page_tells_every_run_on_either_base():
     readme = (ROOT/"README.md").read_text(encoding="utf-8")
-    for run in [*RUNS, *OTHERS]:
+    for run in [*DEMO, *RUNS, *OTHERS]:
         gap = Report.load(run)["compare"]["exact"]
         said = " ".join(f"{100 * gap[key]:+.1f}" for key in ("diff", "lo", "hi")).replace("-", "−")
         assert "{} [{}, {}]".format(*said.split()) in readme, run
-    assert len(RUNS) == len(OTHERS) == 5
+    assert len(DEMO) == len(RUNS) == len(OTHERS) == 5
 
 def test_the_demo_s_own_checkpoints_are_those_of_its_stored_runs():
     from videop2r.engine.runs import fingerprint
@@ -46,7 +45,7 @@ def test_the_demo_s_own_checkpoints_are_those_of_its_stored_runs():
             assert said <= {fingerprint(ROOT/"data_samples"/pair/name)} and (said or name == "teacher"), (pair, name)
 
 def test_front_page_tells_what_the_demo_took():
-    paid = [Report.load(run).cost() for run in [*RUNS, SLOW]]
+    paid = [Report.load(run).cost() for run in DEMO]
     ends = [f"{min(one[key] for one in paid):.0f} to {max(one[key] for one in paid):.0f}" for key in ("minutes", "gb")]
     row = next(line for line in (ROOT/"README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `make demo` |"))
     assert [cell.strip() for cell in row.split("|")[3:5]] == ends
@@ -74,10 +73,10 @@ def test_front_picture_shows_what_its_words_say():
     assert told["advantages"]["grpo"][wrong][0] > 0 > told["advantages"]["pagrpo"][wrong][0]
     assert told["advantages"]["grpo"][seen][0] < 0 < told["advantages"]["pagrpo"][seen][0]
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+@pytest.mark.parametrize("run", [*DEMO, *RUNS], ids=lambda run: f"{run.parent.name}-{run.name}")
 def test_a_stored_report_agrees_with_itself(run):
     report = Report.load(run)
-    assert run.name == f"seed{report['seed']}" and report["preset"] == "study"
+    assert run.name == f"seed{report['seed']}" and report["preset"] == ("default" if run in DEMO else "study")
     means = {row["arm"]: row for row in report["table"]}
     for name, found in report["compare"].items():
         gap = means["pagrpo"][name]["mean"] - means["grpo"][name]["mean"]
@@ -98,11 +97,23 @@ def settled(now, stored):
     return {name: settled(value, stored.get(name)) for name, value in now.items() if name in stored or name not in idle}
 
 
-def test_all_seeds_had_the_demo_s_own_setting_on_either_base():
+def test_all_seeds_had_the_demo_s_own_setting_or_the_study_s():
     from dataclasses import asdict
     from videop2r.tools.demo import Sizes
-    now = json.loads(json.dumps(asdict(Sizes.known["study"])))
-    for run in [*RUNS, *OTHERS, SLOW]: assert settled(now, Report.load(run)["settings"]) == Report.load(run)["settings"], run.name
+    for preset, runs in dict(default=DEMO, study=[*RUNS, *OTHERS]).items():
+        now = json.loads(json.dumps(asdict(Sizes.known[preset])))
+        for run in runs: assert settled(now, Report.load(run)["settings"]) == Report.load(run)["settings"], (preset, run.name)
+
+def test_the_demo_s_cells_are_what_its_reports_say():
+    from videop2r.tools.reproduce import Cell, Results
+    cells = Results.load(ROOT/"nbs"/"4_evidence"/"demo"/"cells")
+    assert len(cells) == 4 * len(DEMO)
+    for report in map(Report.load, DEMO):
+        for told in report["table"]:
+            kept = cells[Cell("shipped", report["seed"], told["arm"])]
+            for name in ("exact", "sufficient"):
+                signs = [sign for sign, swaps in zip(kept["signs"][name], kept["swaps"]) if swaps != "c"]
+                if told.get(name): assert signs.count("1") / len(signs) == pytest.approx(told[name]["mean"]), (report["seed"], told["arm"], name)
 
 def script(*args):
     return subprocess.run([sys.executable, ROOT/"scripts"/"results.py", *map(str, args)], capture_output=True, text=True)
