@@ -8,7 +8,7 @@ from videop2r.engine.outcomes import ArmRun
 from videop2r.tools.cli import main
 from videop2r.tools.compare import Pair, compare_runs
 
-STORED = Path(__file__).resolve().parents[1] / "nbs" / "4_evidence" / "first" / "whole"
+STORED = Path(__file__).resolve().parents[1] / "nbs" / "4_evidence" / "demo" / "whole"
 TRACE = "<observation>It goes {}.</observation> <think>So {}.</think><answer>{}</answer>"
 VOID = {"meta", "img", "br", "hr", "path", "rect", "use", "input"}
 
