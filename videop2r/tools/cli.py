@@ -85,7 +85,7 @@ def command(*fields):
 # %% ../../nbs/tools/cli.ipynb #4c702fab
 @command()
 def _demo(
-    preset: str = "default", # smoke (a minute), default (some ten) or study (that of `reproduce`)
+    preset: str = "default", # smoke (a minute), default (some ten) or study (some twenty; as in `reproduce`)
     out: str = None,         # folder of the run; runs/<preset>-seed<seed> unless given
     seed: int = 0,           # of the clips, the training and the sampling
     samples: str = None,     # folder of base and teacher: data_samples/second unless given, data_samples for the first pair
